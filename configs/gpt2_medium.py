@@ -1,0 +1,46 @@
+"""GPT-2 medium (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, table 2).
+
+    python -m pretrain.describe --config gpt2_medium.py --devices 8
+    python -m pretrain.launch --config gpt2_medium.py
+
+Cost: 52 B tokens, 1.3e20 FLOPs.
+Published are the sizes, the context and the batch of 512; not the optimizer, the rates (tuned by hand,
+one a model), the schedule, the length of training or the dropout. Here they are those of GPT-3's
+nearest model (arXiv 2005.14165, table 2.1 and appendix B): AdamW, a peak of 3e-4 after 375 M tokens,
+a cosine to a tenth; no dropout; 100,000 steps are our choice. The paper's 345 M parameters are a
+miscount, corrected with the released weights.
+You give: text in data/ (WebText is not public), and GPT-2's tokenizer.json of 50,257 tokens.
+"""
+
+from pretrain.data import Data, Files, HuggingFace
+from pretrain.kernels.blockwise import Blockwise
+from pretrain.models.gpt2 import GPT2
+from pretrain.models.model import Compute
+from pretrain.models.stack import Recompute
+from pretrain.optim import AdamW
+from pretrain.run import Run
+from pretrain.schedules import Cosine
+
+published_parameters = 354.8e6
+
+config = Run(
+    model=GPT2(
+        vocab=50_257,
+        vocab_multiple=128,
+        context=1024,
+        layers=24,
+        d_model=1024,
+        heads=16,
+        head_dim=64,
+        d_ff=4096,
+    ),
+    data=Data(
+        source=Files(glob=("data/*.jsonl.zst",)),
+        tokenizer=HuggingFace(path="tokenizer.json"),
+    ),
+    optim=AdamW(peak_lr=3e-4, schedule=Cosine(warmup=715)),
+    steps=100_000,
+    batch=512,
+    seq_len=1024,
+    compute=Compute(remat=Recompute(), attention=Blockwise()),
+)

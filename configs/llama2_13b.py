@@ -1,0 +1,42 @@
+"""LLaMA 2 13B (Touvron et al., arXiv 2307.09288): sections 2.1 and 2.2.
+
+    python -m pretrain.describe --config llama2_13b.py --devices 128
+    python -m pretrain.launch --config llama2_13b.py
+
+Cost: 2.0 T tokens; 368,640 hours on A100-80GB (table 2).
+The paper's batch of 4 M tokens is taken as 1024 sequences, and the steps follow from 2 T tokens. It
+gives no initialisation (a normal of 0.02 here) and no mesh.
+You give: text in data/, and the SentencePiece model of 32,000 pieces; Meta's data is not public.
+"""
+
+from pretrain.data import Data, Files, SentencePiece
+from pretrain.kernels.blockwise import Blockwise
+from pretrain.models.llama import LLaMA
+from pretrain.models.model import Compute
+from pretrain.models.stack import Recompute
+from pretrain.optim import AdamW
+from pretrain.run import Run
+from pretrain.schedules import Cosine
+
+published_parameters = 13.02e9
+
+config = Run(
+    model=LLaMA(
+        vocab=32_000,
+        layers=40,
+        d_model=5120,
+        heads=40,
+        kv_heads=40,
+        head_dim=128,
+        d_ff=13_824,
+    ),
+    data=Data(
+        source=Files(glob=("data/*.jsonl.zst",)),
+        tokenizer=SentencePiece(path="tokenizer.model"),
+    ),
+    optim=AdamW(peak_lr=3e-4, eps=1e-5, schedule=Cosine(warmup=2000)),
+    steps=477_000,
+    batch=1024,
+    seq_len=4096,
+    compute=Compute(remat=Recompute(), attention=Blockwise()),
+)

@@ -1,0 +1,52 @@
+"""PaLM 540B (Chowdhery et al., arXiv 2204.02311): sizes of table 1, training of section 5.
+
+    python -m pretrain.describe --config palm_540b.py
+    python -m pretrain.launch --config palm_540b.py
+
+For the paper's two TPU v4 pods of 3072 chips (section 4): in each, the batch and the parameters are
+split 256 ways, and heads, feed-forward and vocabulary 12 ways. 2048 positions do not divide by 12, so
+the residual stream is split along its features; nor do 256,000 rows, so the table has 256,128.
+
+Cost: 776 B tokens (the paper says 780 B), 2.5e24 FLOPs, 38 days at the paper's 46.2 % of peak.
+540.35 B parameters is the count without 2.2 M norm gains, or rounded down: with them it is 540.356 B.
+Not in the paper, and here: T5X's momentum 0.9 of Adafactor, RoPE's base of 10,000.
+You give: text in data/, and a SentencePiece model of 256,000 pieces (PaLM's own are not public).
+"""
+
+from pretrain.data import Data, Files, SentencePiece
+from pretrain.kernels.blockwise import Blockwise
+from pretrain.models.model import Compute
+from pretrain.models.palm import PaLM
+from pretrain.models.stack import Recompute
+from pretrain.objectives import NextToken
+from pretrain.optim import PaLMAdafactor
+from pretrain.run import Run
+from pretrain.schedules import Ramp
+from pretrain.sharding import Mesh, Rules
+
+published_parameters = 540.35e9
+
+config = Run(
+    model=PaLM(
+        vocab=256_000,
+        vocab_multiple=384,
+        layers=118,
+        d_model=18_432,
+        heads=48,
+        head_dim=256,
+        d_ff=73_728,
+    ),
+    data=Data(
+        source=Files(glob=("data/*.jsonl.zst",)),
+        tokenizer=SentencePiece(path="tokenizer.model"),
+    ),
+    optim=PaLMAdafactor(),
+    objective=NextToken(z_loss=1e-4),
+    steps=255_000,
+    batch=2048,
+    ramp=Ramp(stages=((50_000, 512), (115_000, 1024))),
+    seq_len=2048,
+    mesh=Mesh(replica=2, fsdp=256, tensor=12),
+    rules=Rules(residual=("tensor",)),
+    compute=Compute(remat=Recompute(), attention=Blockwise()),
+)

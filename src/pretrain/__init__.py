@@ -1,0 +1,1 @@
+"""pretrain: language-model pretraining in JAX, from a laptop to thousands of chips."""

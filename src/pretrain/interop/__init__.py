@@ -1,0 +1,1 @@
+"""Weights of other ecosystems, in and out."""

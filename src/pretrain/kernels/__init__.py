@@ -1,0 +1,1 @@
+"""Kernels: each op beside its plain jnp reference, behind one protocol."""

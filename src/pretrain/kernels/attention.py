@@ -1,0 +1,252 @@
+"""Attention: the protocol of its kernels, the masks they take, and the plain jnp reference.
+
+A kernel computes softmax(q k^T / sqrt(H)) v for N = K * G query heads that share K key/value heads
+(Ainslie et al. 2023, arXiv:2305.13245; K = 1 is multi-query, K = N multi-head). G counts the query
+heads of one key/value head and C the shards that hold one sequence; other letters as everywhere.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from pretrain.config import Mistake, Node
+from pretrain.sharding import lay, spec, ways
+
+# Finite, so that a row whose keys are all hidden in one block of keys has no NaN.
+HIDDEN = -1e30
+
+
+class Mask(Node):
+    """Which keys a query may see, in terms of global positions; documents come on top as segments.
+
+    Positions are ints or integer arrays. A bias per head (ALiBi) belongs here too when it comes: a
+    subclass with `slopes_N`, which kernels multiply by j - i and add to the logits. Kernels take
+    only the exact classes in their `masks`, so one that knows no slopes refuses it.
+    """
+
+    def allowed(self, i: jax.Array, j: jax.Array) -> jax.Array:
+        """True where query i sees key j; i and j broadcast. Every query sees itself."""
+        raise NotImplementedError
+
+    def reaches(self, first_i: Any, last_i: Any, first_j: Any, last_j: Any) -> Any:
+        """Whether any of the queries first_i ... last_i sees any of the keys first_j ... last_j."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise Mistake where the fields make no mask."""
+
+
+class Causal(Mask):
+    """A query sees itself and the positions before it, all of them or the nearest."""
+
+    window: int | None = None  # positions a query sees, itself included; None sees all before it
+
+    def allowed(self, i: jax.Array, j: jax.Array) -> jax.Array:
+        """True where j <= i and i - j < window."""
+        seen = j <= i
+        return seen if self.window is None else seen & (i - j < self.window)
+
+    def reaches(self, first_i: Any, last_i: Any, first_j: Any, last_j: Any) -> Any:
+        """Whether 0 <= i - j < window for any pair of the two runs."""
+        seen = first_j <= last_i
+        return seen if self.window is None else seen & (first_i - last_j < self.window)
+
+    def check(self) -> None:
+        """Raise Mistake for a window in which a query does not see itself."""
+        if self.window is not None and self.window < 1:
+            raise Mistake(
+                f"mask.window is {self.window}: a query sees at least itself, so 1 or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a run asks of its attention kernel; `Attention.check` answers it."""
+
+    positions: int  # length of a sequence
+    heads: int  # query heads, N
+    kv_heads: int  # key/value heads, K
+    head_dim: int  # features of a head, H
+    mask: Mask  # which keys a query may see
+    segments: bool  # whether packed documents are hidden from each other
+    dtype: Any  # of queries, keys and values
+    platform: str  # "cpu", "gpu" or "tpu"
+    shards: int = 1  # devices that hold one sequence between them: the mesh axis seq
+
+
+class Attention(Node):
+    """A kernel. Queries arrive laid out "batch seq heads head_dim", keys and values
+    "batch seq kv_heads head_dim" ("-" in place of kv_heads where K is 1), segments "batch seq".
+    """
+
+    masks: ClassVar[tuple[type[Mask], ...]] = (Causal,)
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
+    platforms: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "tpu")
+
+    def __call__(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        segments_BT: jax.Array | None,
+        mask: Mask,
+    ) -> jax.Array:
+        """a_BTNH in the dtype and layout of q. Logits are scaled by 1 / sqrt(H) here.
+
+        A query sees the keys that `mask` allows and, with segments, only those of its own segment.
+        Queries and keys are of the same positions, S = T. Softmax runs in fp32.
+        """
+        raise NotImplementedError
+
+    def check(self, demand: Demand) -> None:
+        """Raise Mistake with the reason where this kernel cannot do what is asked."""
+        name, d = type(self).__name__, demand
+        d.mask.check()
+        if type(d.mask) not in self.masks:
+            known = ", ".join(mask.__name__ for mask in self.masks)
+            raise Mistake(f"{name} attention has no {type(d.mask).__name__} mask, only {known}.")
+        if d.heads % d.kv_heads:
+            raise Mistake(
+                f"{d.heads} query heads cannot share {d.kv_heads} key/value heads evenly: "
+                "make heads a multiple of kv_heads."
+            )
+        if d.positions % d.shards:
+            raise Mistake(
+                f"{d.positions} positions do not divide over the {d.shards} devices of mesh.seq: "
+                f"make the sequence a multiple of {d.shards}."
+            )
+        dtype = jnp.dtype(d.dtype).name
+        if dtype not in self.dtypes:
+            known = ", ".join(self.dtypes)
+            raise Mistake(f"{name} attention does not compute in {dtype}, only in {known}.")
+        if d.platform not in self.platforms:
+            known = ", ".join(self.platforms)
+            raise Mistake(f"{name} attention does not run on {d.platform}, only on {known}.")
+
+    def describe(self) -> str:
+        """What runs, in a few words, for the start banner."""
+        raise NotImplementedError
+
+
+class Plain(Attention):
+    """The reference in jnp: whole rows of logits, probabilities kept for the backward pass, O(T S).
+
+    Where the mesh splits the sequence, queries stay split and keys and values are gathered:
+    all-gather context parallelism. Queries go in runs, each against only the keys its mask reaches.
+    """
+
+    parts: int = (
+        2  # runs of queries; with a causal mask 2 spare a quarter of the work, 4 three eighths
+    )
+
+    def __call__(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        segments_BT: jax.Array | None,
+        mask: Mask,
+    ) -> jax.Array:
+        """See `Attention`."""
+        B, T, N, H = same_positions(q_BTNH, k_BSKH)
+        k_BKSH = shared(k_BSKH, N, "kv_seq").transpose(0, 2, 1, 3)
+        v_BKSH = shared(v_BSKH, N, "kv_seq").transpose(0, 2, 1, 3)
+        K, C = k_BKSH.shape[1], ways("seq")
+        # With a dim of their own for the shards, a run of queries is one slice on every device.
+        grouped = spec(f"batch seq - {groups(K)} head_dim")
+        q_BCTKGH = jnp.reshape(q_BTNH, (B, C, T // C, K, N // K, H), out_sharding=grouped)
+        q_BKGCTH = q_BCTKGH.transpose(0, 3, 4, 1, 2, 5)
+        bias_BCTS = self._bias(segments_BT, mask, T, C)
+        runs = []
+        for run, keys in self._runs(mask, T, C):
+            bias = bias_BCTS[:, None, None, :, run, keys]
+            runs.append(attend(q_BKGCTH[..., run, :], k_BKSH[:, :, keys], v_BKSH[:, :, keys], bias))
+        a_BCTKGH = jnp.concatenate(runs, axis=4).transpose(0, 3, 4, 1, 2, 5)
+        return jnp.reshape(a_BCTKGH, q_BTNH.shape, out_sharding=spec("batch seq heads head_dim"))
+
+    def describe(self) -> str:
+        """What runs, for the start banner."""
+        return "plain jnp, keys and values gathered along the sequence"
+
+    def check(self, demand: Demand) -> None:
+        """Raise Mistake with the reason where this kernel cannot do what is asked."""
+        super().check(demand)
+        if self.parts < 1:
+            raise Mistake(f"attention.parts is {self.parts}: queries go in 1 run or more.")
+
+    def _runs(self, mask: Mask, T: int, C: int) -> Iterator[tuple[slice, slice]]:
+        """Slices of a shard's queries, each with that of the keys which any of the shards needs."""
+        step = -(-T // C // self.parts)
+        for first in range(0, T // C, step):
+            end = min(first + step, T // C)
+            last = (C - 1) * (T // C) + end - 1
+            seen = [j for j in range(T) if mask.reaches(first, last, j, j)]
+            yield slice(first, end), slice(seen[0], seen[-1] + 1)
+
+    def _bias(self, segments_BT: jax.Array | None, mask: Mask, T: int, C: int) -> jax.Array:
+        """[B or 1, C, T / C, S]: 0 where a query sees a key, `HIDDEN` elsewhere; fp32."""
+        i_CT = jnp.arange(T).reshape(1, C, T // C, 1)
+        j_S = jnp.arange(T).reshape(1, 1, 1, T)
+        if segments_BT is None:
+            return hidden(mask, i_CT, j_S)
+        shape = (len(segments_BT), C, T // C)
+        own_BCT = jnp.reshape(segments_BT, shape, out_sharding=spec("batch seq -"))
+        seen_BS = lay(segments_BT, "batch kv_seq")
+        return hidden(mask, i_CT, j_S, own_BCT[..., None], seen_BS[:, None, None])
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+    """[B, K, G, C, T, H] in v's dtype: softmax(q k^T / sqrt(H) + bias) v, the softmax in fp32."""
+    s = jnp.einsum("BKGCTH,BKSH->BKGCTS", q, k, preferred_element_type=jnp.float32)
+    p = jax.nn.softmax(s * q.shape[-1] ** -0.5 + bias, axis=-1)
+    return jnp.einsum("BKGCTS,BKSH->BKGCTH", p.astype(v.dtype), v)
+
+
+def hidden(
+    mask: Mask,
+    i: jax.Array,
+    j: jax.Array,
+    own: jax.Array | None = None,
+    seen: jax.Array | None = None,
+) -> jax.Array:
+    """Additive fp32 bias of queries i and keys j, of segments `own` and `seen`; all broadcast."""
+    allowed = mask.allowed(i, j)
+    if own is not None:
+        allowed = allowed & (own == seen)
+    return jnp.where(allowed, jnp.float32(0), jnp.float32(HIDDEN))
+
+
+def groups(K: int) -> str:
+    """Logical axes of the dims [K, G] of grouped queries; one of the two is split as heads are."""
+    return "- heads" if K == 1 else "heads -"
+
+
+def shared(x_BSKH: jax.Array, N: int, positions: str) -> jax.Array:
+    """Keys or values laid out "batch {positions}", their heads beside the queries that share them.
+
+    One head stays whole, several are split as query heads are. Where rules.kv_heads keeps several
+    whole and query heads are split, they are repeated to N and then split.
+    """
+    B, S, K, H = x_BSKH.shape
+    if K == 1:
+        return lay(x_BSKH, f"batch {positions} - head_dim")
+    if spec("kv_heads") == spec("heads"):
+        return lay(x_BSKH, f"batch {positions} heads head_dim")
+    if spec("kv_heads") != spec("-"):
+        raise Mistake("rules.kv_heads must be what rules.heads is, or () to repeat whole heads.")
+    whole_BSKH = lay(x_BSKH, f"batch {positions} - head_dim")
+    repeated = jnp.broadcast_to(whole_BSKH[:, :, :, None], (B, S, K, N // K, H))
+    return lay(jnp.reshape(repeated, (B, S, N, H)), f"batch {positions} heads head_dim")
+
+
+def same_positions(q_BTNH: jax.Array, k_BSKH: jax.Array) -> tuple[int, int, int, int]:
+    """The shape of q. Raises ValueError where queries and keys are not of the same sequences."""
+    if q_BTNH.shape[:2] != k_BSKH.shape[:2]:
+        raise ValueError(
+            f"queries {q_BTNH.shape} and keys {k_BSKH.shape} are not of the same positions"
+        )
+    B, T, N, H = q_BTNH.shape
+    return B, T, N, H

@@ -1,0 +1,78 @@
+"""GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3)."""
+
+import functools
+import math
+
+import jax
+from flax import nnx
+
+from pretrain.kernels.attention import Causal
+from pretrain.models.attention import Context, SelfAttention
+from pretrain.models.init import normal
+from pretrain.models.layers import INSIDE, MLP, Affine, AffineLayerNorm, Embedding, Head
+from pretrain.models.model import Compute, Decoder, LanguageModel
+from pretrain.models.positions import Learned
+from pretrain.models.stack import Stack
+from pretrain.sharding import lay
+
+gelu = functools.partial(jax.nn.gelu, approximate=True)  # the released code's tanh form
+
+
+class GPT2(Decoder):
+    """Pre-LayerNorm, learned positions, GELU, biases everywhere, tied embeddings."""
+
+    context: int  # rows of the position table, the longest sequence
+
+    @property
+    def max_context(self) -> int | None:
+        """The rows of the position table."""
+        return self.context
+
+    def build(self, rngs: nnx.Rngs, compute: Compute) -> "LM":
+        """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
+        return LM(rngs, self, compute)
+
+
+class Block(nnx.Module):
+    """h = x + Attention(LayerNorm(x)), then y = h + MLP(LayerNorm(h))."""
+
+    def __init__(self, rngs: nnx.Rngs, size: GPT2):
+        init = normal(0.02)
+        # "scale the weights of residual layers at initialization by 1/sqrt(N)", N residual layers
+        out_init = normal(0.02 / math.sqrt(2 * size.layers))
+        self.attention_norm = AffineLayerNorm(rngs, size.d_model)
+        self.attention = SelfAttention(
+            rngs, d_model=size.d_model, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim,
+            mask=Causal(), init=init, out_init=out_init, linear=Affine,
+        )  # fmt: skip
+        self.mlp_norm = AffineLayerNorm(rngs, size.d_model)
+        self.mlp = MLP(
+            rngs, size.d_model, size.d_ff, act=gelu, init=init, out_init=out_init, linear=Affine
+        )
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """The residual stream after this block."""
+        h_BTD = x_BTD + self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
+        return h_BTD + self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+
+
+class LM(LanguageModel):
+    """Token and position embeddings, blocks, norm, and the token embedding again."""
+
+    def __init__(self, rngs: nnx.Rngs, size: GPT2, compute: Compute):
+        self.embedding = Embedding(
+            rngs, size.vocab, size.d_model, init=normal(0.02), multiple=size.vocab_multiple
+        )
+        self.positions = Learned(rngs, size.context, size.d_model, init=normal(0.01))
+        self.stack = Stack(rngs, size.layers, lambda rngs: Block(rngs, size))
+        self.norm = AffineLayerNorm(rngs, size.d_model)
+        self.size, self.compute = size, compute
+
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """Rows of E plus rows of P."""
+        dtype = self.compute.jnp_dtype
+        return self.embedding(tokens_BT, dtype) + self.positions(positions_BT, dtype)
+
+    def head(self) -> Head:
+        """Logits = x E^T."""
+        return self.embedding.head(self.compute.jnp_dtype)

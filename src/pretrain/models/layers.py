@@ -1,0 +1,196 @@
+"""Layers that any family is written from: projections, norms, feed-forwards, embeddings."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from pretrain.models.init import Init, ones, zeros
+from pretrain.sharding import einsum, gathered, lay, param, spec
+
+RESIDUAL = "batch residual_seq residual"  # how the residual stream lies between blocks
+INSIDE = "batch seq -"  # how it lies inside one: whole along D, positions split over `seq` alone
+
+
+class Linear(nnx.Module):
+    """y = x W. `dims` reads "inputs -> outputs", as `shape` does."""
+
+    def __init__(self, rngs: nnx.Rngs, dims: str, shape: tuple[int, ...], init: Init):
+        self.kernel = param(rngs.params(), dims, shape, init)
+
+    def __call__(self, equation: str, x: jax.Array, dims: str) -> jax.Array:
+        """The product by an einsum equation, laid out as `dims`."""
+        return einsum(equation, x, self.kernel, dims)
+
+
+class Affine(Linear):
+    """y = x W + b."""
+
+    def __init__(self, rngs: nnx.Rngs, dims: str, shape: tuple[int, ...], init: Init):
+        super().__init__(rngs, dims, shape, init)
+        outputs = dims.split("->")[1].replace("embed", "hidden")
+        self.bias = param(rngs.params(), outputs, shape[-len(outputs.split()) :], zeros)
+
+    def __call__(self, equation: str, x: jax.Array, dims: str) -> jax.Array:
+        """The product plus the bias of the output dims."""
+        return along(super().__call__(equation, x, dims), self.bias, jnp.add)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + eps) * gain, statistics in fp32 (Zhang & Sennrich, arXiv 1910.07467)."""
+
+    def __init__(self, rngs: nnx.Rngs, d_model: int, eps: float = 1e-6):
+        self.gain = param(rngs.params(), "hidden", (d_model,), ones)
+        self.eps = eps
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Normalised over D, in x's dtype."""
+        x32 = x_BTD.astype(jnp.float32)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + self.eps)
+        return along((x32 * scale).astype(x_BTD.dtype), self.gain, jnp.multiply)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(var + eps) * gain, statistics in fp32, without a bias (as PaLM's)."""
+
+    def __init__(self, rngs: nnx.Rngs, d_model: int, eps: float = 1e-6):
+        self.gain = param(rngs.params(), "hidden", (d_model,), ones)
+        self.eps = eps
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Normalised over D, in x's dtype."""
+        x32 = x_BTD.astype(jnp.float32)
+        x32 -= jnp.mean(x32, -1, keepdims=True)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + self.eps)
+        return along((x32 * scale).astype(x_BTD.dtype), self.gain, jnp.multiply)
+
+
+class AffineLayerNorm(LayerNorm):
+    """LayerNorm with a bias (Ba et al., arXiv 1607.06450)."""
+
+    def __init__(self, rngs: nnx.Rngs, d_model: int, eps: float = 1e-5):
+        super().__init__(rngs, d_model, eps)
+        self.bias = param(rngs.params(), "hidden", (d_model,), zeros)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Normalised over D, in x's dtype."""
+        return along(super().__call__(x_BTD), self.bias, jnp.add)
+
+
+class MLP(nnx.Module):
+    """act(x W_up) W_down, with the projection class that the family uses."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, d_model: int, d_ff: int, *,
+        act: Callable[[jax.Array], jax.Array], init: Init, out_init: Init, linear: type[Linear] = Linear,
+    ):  # fmt: skip
+        self.up = linear(rngs, "embed -> mlp", (d_model, d_ff), init)
+        self.down = linear(rngs, "mlp -> embed", (d_ff, d_model), out_init)
+        self.act = act
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
+        u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
+        return self.down("BTF,FD->BTD", self.act(u_BTF), RESIDUAL)
+
+
+class GatedMLP(nnx.Module):
+    """(act(x W_gate) * x W_up) W_down: SwiGLU with `jax.nn.silu` (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, d_model: int, d_ff: int, *,
+        act: Callable[[jax.Array], jax.Array], init: Init, out_init: Init,
+    ):  # fmt: skip
+        self.gate = Linear(rngs, "embed -> mlp", (d_model, d_ff), init)
+        self.up = Linear(rngs, "embed -> mlp", (d_model, d_ff), init)
+        self.down = Linear(rngs, "mlp -> embed", (d_ff, d_model), out_init)
+        self.act = act
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
+        g_BTF = checkpoint_name(self.gate("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_gate")
+        u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
+        return self.down("BTF,FD->BTD", self.act(g_BTF) * u_BTF, RESIDUAL)
+
+
+class Embedding(nnx.Module):
+    """A table of one row per token id, padded to `multiple` rows so that any mesh divides it.
+
+    Padding rows are never looked up, and their logits are masked, so they stay as initialised but
+    for weight decay and count as no parameter.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, vocab: int, d_model: int, *, init: Init, multiple: int = 1):
+        rows = math.ceil(vocab / multiple) * multiple
+        self.table = param(rngs.params(), "vocab -> embed", (rows, d_model), init)
+        self.vocab = vocab
+
+    def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Rows of the table, [B, T, D] in `dtype`, `RESIDUAL`. Ids must be below the vocabulary."""
+        table_VD = gathered(self.table[...].astype(dtype))
+        return lay(table_VD.at[tokens_BT].get(out_sharding=spec(INSIDE)), RESIDUAL)
+
+    def head(self, dtype: jnp.dtype, scale: float = 1.0) -> "Head":
+        """The output head that shares this table (Press & Wolf, arXiv 1608.05859)."""
+        table_VD = gathered(self.table[...].astype(dtype))
+        return Head(table_VD, "BTD,VD->BTV", self.vocab, scale)
+
+
+class Unembedding(nnx.Module):
+    """An output projection of its own, padded as `Embedding` is."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, vocab: int, d_model: int, *, init: Init, multiple: int = 1
+    ):
+        columns = math.ceil(vocab / multiple) * multiple
+        self.kernel = param(rngs.params(), "embed -> vocab", (d_model, columns), init)
+        self.vocab = vocab
+
+    def head(self, dtype: jnp.dtype) -> "Head":
+        """The output head of this projection."""
+        return Head(gathered(self.kernel[...].astype(dtype)), "BTD,DV->BTV", self.vocab, 1.0)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weight"],
+    meta_fields=["equation", "vocab", "scale"],
+)
+@dataclass(frozen=True)
+class Head:
+    """Hidden states to logits: a gathered weight and nothing else, so that a loss can carry it about."""
+
+    weight: jax.Array
+    equation: str
+    vocab: int
+    scale: float
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """fp32 logits [B, T, V]; padding of the vocabulary at -1e30: no probability, no gradient."""
+        logits_BTV = jnp.einsum(
+            self.equation, x_BTD, self.weight,
+            out_sharding=spec("batch seq vocab"), preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        logits_BTV *= self.scale
+        if logits_BTV.shape[-1] == self.vocab:
+            return logits_BTV
+        ids_11V = jnp.arange(logits_BTV.shape[-1]).reshape(1, 1, -1)
+        return jnp.where(ids_11V < self.vocab, logits_BTV, -1e30)
+
+    @property
+    def rows(self) -> int:
+        """The vocabulary with its padding."""
+        return self.weight.shape[self.equation.split("->")[0].split(",")[1].index("V")]
+
+
+def along(
+    x: jax.Array, vector: nnx.Param, op: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """op(x, vector), the vector broadcast over x's leading dims in x's dtype."""
+    value = gathered(vector[...].astype(x.dtype))
+    return op(x, jnp.expand_dims(value, tuple(range(x.ndim - value.ndim))))

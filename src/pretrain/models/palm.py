@@ -1,0 +1,71 @@
+"""PaLM (Chowdhery et al., arXiv 2204.02311, section 2)."""
+
+import jax
+from flax import nnx
+
+from pretrain.kernels.attention import Causal
+from pretrain.models.attention import Context, SelfAttention
+from pretrain.models.init import fan_in, normal
+from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, LayerNorm
+from pretrain.models.model import Compute, Decoder, LanguageModel
+from pretrain.models.positions import Rope, Rotation
+from pretrain.models.stack import Stack
+from pretrain.sharding import lay
+
+
+class PaLM(Decoder):
+    """Parallel blocks, SwiGLU, RoPE, one key/value head, no biases, tied embeddings, scaled logits."""
+
+    rope: Rope = Rope()  # rotary positions; the paper gives neither base nor pairing
+
+    @property
+    def key_value_heads(self) -> int:
+        """One: multi-query attention."""
+        return 1
+
+    def build(self, rngs: nnx.Rngs, compute: Compute) -> "LM":
+        """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
+        return LM(rngs, self, compute)
+
+
+class Block(nnx.Module):
+    """y = x + Attention(LayerNorm(x)) + MLP(LayerNorm(x)), one norm for both."""
+
+    def __init__(self, rngs: nnx.Rngs, size: PaLM):
+        self.norm = LayerNorm(rngs, size.d_model)
+        self.attention = SelfAttention(
+            rngs, d_model=size.d_model, heads=size.heads, kv_heads=1, head_dim=size.head_dim,
+            mask=Causal(), init=fan_in(), out_init=fan_in(),
+        )  # fmt: skip
+        self.mlp = GatedMLP(
+            rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=fan_in(), out_init=fan_in()
+        )
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """The residual stream after this block."""
+        y_BTD = lay(self.norm(x_BTD), INSIDE)
+        return x_BTD + self.attention(y_BTD, context) + self.mlp(y_BTD)
+
+
+class LM(LanguageModel):
+    """Embedding, blocks, norm, and the embedding again."""
+
+    def __init__(self, rngs: nnx.Rngs, size: PaLM, compute: Compute):
+        self.embedding = Embedding(
+            rngs, size.vocab, size.d_model, init=normal(1.0), multiple=size.vocab_multiple
+        )
+        self.stack = Stack(rngs, size.layers, lambda rngs: Block(rngs, size))
+        self.norm = LayerNorm(rngs, size.d_model)
+        self.size, self.compute = size, compute
+
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """Rows of E."""
+        return self.embedding(tokens_BT, self.compute.jnp_dtype)
+
+    def rotation(self, positions_BT: jax.Array) -> Rotation:
+        """RoPE."""
+        return self.size.rope.rotation(positions_BT, self.size.head_dim)
+
+    def head(self) -> Head:
+        """Logits = x E^T / sqrt(d_model)."""
+        return self.embedding.head(self.compute.jnp_dtype, scale=self.size.d_model**-0.5)

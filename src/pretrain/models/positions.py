@@ -1,0 +1,105 @@
+"""Positions: rotary embeddings as config nodes, learned tables as a layer."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pretrain.config import Node
+from pretrain.models.init import Init
+from pretrain.sharding import gathered, lay, param, spec
+
+
+class Rotation(Protocol):
+    """Turns queries or keys [B, T, heads, H] by their positions."""
+
+    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
+        """The same shape and dtype, rotated."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Still:
+    """No rotation: families whose positions enter elsewhere."""
+
+    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
+        """x itself."""
+        return x_BTNH
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HalfRotation:
+    """Pairs feature i with i + H/2, as GPT-NeoX and Hugging Face store LLaMA."""
+
+    cos_BT1h: jax.Array
+    sin_BT1h: jax.Array
+
+    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
+        """The two halves of each head turned by the angle of their position."""
+        cos, sin = self.cos_BT1h.astype(x_BTNH.dtype), self.sin_BT1h.astype(x_BTNH.dtype)
+        a, b = jnp.split(x_BTNH, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class InterleavedRotation:
+    """Pairs feature 2i with 2i + 1, as the RoFormer paper and Meta's LLaMA do."""
+
+    cos_BT1h: jax.Array
+    sin_BT1h: jax.Array
+
+    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
+        """Neighbouring features of each head turned by the angle of their position."""
+        cos, sin = self.cos_BT1h.astype(x_BTNH.dtype), self.sin_BT1h.astype(x_BTNH.dtype)
+        a, b = x_BTNH[..., 0::2], x_BTNH[..., 1::2]
+        pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1)
+        return pairs.reshape(x_BTNH.shape)
+
+
+class Rope(Node):
+    """Rotary position embedding (Su et al., arXiv 2104.09864), halves paired."""
+
+    base: float = 10_000.0  # the slowest pair turns once in about 2 pi base positions
+
+    def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
+        """The rotation of these positions ([1, T] where all rows are alike), angles in fp32."""
+        return HalfRotation(*self._turns(positions_BT, head_dim))
+
+    def _turns(self, positions_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+        frequency_h = self.base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+        angle_BT1h = positions_BT.astype(jnp.float32)[:, :, None, None] * frequency_h[None, None, None]
+        return jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+
+
+class InterleavedRope(Rope):
+    """Rotary position embedding, neighbours paired."""
+
+    def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
+        """The rotation of these positions ([1, T] where all rows are alike), angles in fp32."""
+        return InterleavedRotation(*self._turns(positions_BT, head_dim))
+
+
+class Learned(nnx.Module):
+    """One learned vector a position, added to the embeddings (GPT-1/2/3)."""
+
+    def __init__(self, rngs: nnx.Rngs, context: int, d_model: int, init: Init):
+        self.table = param(rngs.params(), "positions -> embed", (context, d_model), init)
+
+    def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """[B, T, D] in `dtype`, laid out as the residual stream; positions may be [1, T]."""
+        table_PD = gathered(self.table[...].astype(dtype))
+        rows = "batch" if positions_BT.shape[0] > 1 else "-"
+        p_BTD = table_PD.at[positions_BT].get(out_sharding=spec(f"{rows} seq -"))
+        return lay(p_BTD, f"{rows} residual_seq residual")
+
+
+def positions(tokens_BT: jax.Array) -> jax.Array:
+    """0 ... T-1 as [1, T], split as the tokens are: rows that are one document or not told apart."""
+    return jax.lax.broadcasted_iota(
+        jnp.int32, (1, tokens_BT.shape[1]), 1, out_sharding=spec("- seq")
+    )

@@ -1,0 +1,71 @@
+"""The layer stack: initialised under vmap, run under scan, rematerialised by a policy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from pretrain.config import Node
+from pretrain.models.attention import Cache, Context, Recall
+from pretrain.models.positions import Rotation
+
+Body = Callable[[jax.Array, nnx.Module], tuple[jax.Array, None]]
+
+
+class Remat(Node):
+    """What of a block's forward pass is kept for its backward pass. This class keeps everything."""
+
+    def wrap(self, body: Body) -> Body:
+        """The scanned body with its saving policy."""
+        return body
+
+
+class Recompute(Remat):
+    """Keeps the named activations and each block's input; recomputes the rest in the backward pass."""
+
+    # of query, key, value, attention, mlp_gate, mlp_up; none of them is full rematerialisation
+    save: tuple[str, ...] = ()
+
+    def wrap(self, body: Body) -> Body:
+        """The scanned body with its saving policy."""
+        policy = jax.checkpoint_policies.save_only_these_names(*self.save)
+        # Inside scan nothing can be merged with the forward pass, so the barrier would only cost.
+        return jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+
+class Stack(nnx.Module):
+    """L copies of one block, parameters stacked along a leading `layers` dim.
+
+    Scan keeps trace and compile time flat in depth.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, layers: int, block: Callable[[nnx.Rngs], nnx.Module]):
+        self.blocks = jax.vmap(block)(rngs.split(layers))
+        for _, variable in nnx.iter_graph(self.blocks):
+            if isinstance(variable, nnx.Param):
+                variable.set_metadata(dims=f"layers | {variable.get_metadata('dims')}")
+
+    def __call__(self, x_BTD: jax.Array, context: Context, remat: Remat) -> jax.Array:
+        """The residual stream after the last block."""
+
+        def body(x_BTD: jax.Array, block: Any) -> tuple[jax.Array, None]:
+            return block(x_BTD, context), None
+
+        return jax.lax.scan(remat.wrap(body), x_BTD, self.blocks)[0]
+
+    def extend(
+        self, x_BTD: jax.Array, rotate: Rotation, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """The residual stream after the last block for tokens that continue `cache`, and the longer one."""
+        where_BT = cache.positions(x_BTD.shape[1])
+
+        def body(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+            block, k_BSKH, v_BSKH = layer
+            recall = Recall(k_BSKH, v_BSKH, where_BT)
+            x_BTD = block(x_BTD, Context(rotate, recall))
+            return x_BTD, (recall.k_BSKH, recall.v_BSKH)
+
+        layers = self.blocks, cache.k_LBSKH, cache.v_LBSKH
+        x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(body, x_BTD, layers)
+        return x_BTD, Cache(k_LBSKH, v_LBSKH, cache.length_B + x_BTD.shape[1])

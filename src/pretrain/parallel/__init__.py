@@ -1,0 +1,1 @@
+"""What needs explicit collectives: one file per mesh axis that does."""

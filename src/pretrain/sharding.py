@@ -1,0 +1,223 @@
+"""Mesh axes, the table from logical axes to mesh axes, and the four verbs that lay tensors out.
+
+Models name *logical* axes only (`"batch seq heads head_dim"`); `Rules` is the one table that maps them
+to *mesh* axes; a layout is part of an array's type (`AxisType.Explicit`), so a wrong one is an error
+while tracing, on a CPU, before anything runs.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from pretrain.config import Mistake, Node
+
+AXES = ("replica", "data", "fsdp", "seq", "tensor")
+Axes = tuple[str, ...]
+
+
+class Mesh(Node):
+    """How many devices each mesh axis spans; the product is the number of devices used."""
+
+    replica: int = 1  # copies of the model on slices joined by the data-centre network
+    data: int = 1  # copies of the model within a slice; the batch is split over them
+    fsdp: int = -1  # the batch, and parameters and optimizer state too, are split over it
+    seq: int = 1  # context parallelism: positions of one sequence are split over it
+    tensor: int = 1  # tensor parallelism: heads, feed-forward and vocabulary are split over it
+
+    def sizes(self, devices: int) -> dict[str, int]:
+        """Sizes in the order of `AXES`, the -1 filled in. Raises Mistake where they do not fit."""
+        sizes = {axis: getattr(self, axis) for axis in AXES}
+        asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "all 1"
+        for axis, size in sizes.items():
+            if size < 1 and size != -1:
+                raise Mistake(f"mesh.{axis} is {size}: an axis has 1 or more devices, or -1 for the rest.")
+        open_axes = [axis for axis, size in sizes.items() if size == -1]
+        if len(open_axes) > 1:
+            raise Mistake(f"mesh.{' and mesh.'.join(open_axes)} are both -1: only one axis can be the rest.")
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        if devices % fixed if open_axes else devices != fixed:
+            fitting = [n for n in range(1, devices + 1) if devices % n == 0]
+            raise Mistake(
+                f"mesh ({asked}) needs {'a multiple of ' if open_axes else ''}{fixed} devices and there "
+                f"are {devices}: choose axis sizes whose product divides {devices} ({fitting}), "
+                "one axis may be -1 for the rest."
+            )
+        for axis in open_axes:
+            sizes[axis] = devices // fixed
+        return sizes
+
+    def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+        """The device mesh, all axes explicit; `replica` crosses slices where there are several."""
+        devices = jax.devices() if devices is None else devices
+        sizes = self.sizes(len(devices))
+        slices = len({getattr(d, "slice_index", 0) for d in devices})
+        if slices > 1:
+            if sizes["replica"] != slices:
+                raise Mistake(f"mesh.replica is {sizes['replica']} and the devices form {slices} slices: set it to {slices}.")
+            within = (1, *list(sizes.values())[1:])
+            across = (slices, *[1] * (len(AXES) - 1))
+            grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+        else:
+            grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+    def abstract(self, devices: int) -> AbstractMesh:
+        """The mesh of that many devices without a device: shapes and layouts, nothing to run on."""
+        sizes = tuple(self.sizes(devices).values())
+        return AbstractMesh(sizes, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+class Rules(Node):
+    """THE table: which mesh axes split each logical axis. A row may be overridden; () replicates."""
+
+    # activations
+    batch: Axes = ("replica", "data", "fsdp")  # sequences of a batch
+    seq: Axes = ("seq",)  # query positions inside a block
+    kv_seq: Axes = ()  # key and value positions inside a block; () gathers them
+    residual_seq: Axes = ("seq",)  # positions of the residual stream; ("seq", "tensor") is Megatron's
+    residual: Axes = ()  # features of the residual stream; ("tensor",) where positions do not divide
+    # activations and weights
+    heads: Axes = ("tensor",)  # query heads
+    kv_heads: Axes = ("tensor",)  # key/value heads where there are several; one is always whole
+    head_dim: Axes = ()  # features of a head
+    mlp: Axes = ("tensor",)  # feed-forward features
+    vocab: Axes = ("tensor",)  # vocabulary
+    # weights
+    embed: Axes = ("fsdp",)  # d_model of a matrix; gathered where the matrix is used
+    hidden: Axes = ()  # d_model of a vector: norm gains, biases
+    positions: Axes = ()  # rows of a learned position table
+    layers: Axes = ()  # stacked layers
+
+
+_rules: ContextVar[Rules] = ContextVar("rules", default=Rules())  # noqa: B039 (frozen)
+
+
+@contextlib.contextmanager
+def use(mesh: jax.sharding.Mesh | AbstractMesh, rules: Rules) -> Iterator[None]:
+    """Everything traced inside is laid out on `mesh` by `rules`; on an abstract one nothing can run."""
+    for field in fields(rules):
+        for axis in getattr(rules, field.name):
+            if axis not in mesh.shape:
+                raise Mistake(f"rules.{field.name} names the mesh axis {axis!r}; the axes are {', '.join(AXES)}.")
+    token = _rules.set(rules)
+    try:
+        with (
+            jax.sharding.use_abstract_mesh(mesh)
+            if isinstance(mesh, AbstractMesh)
+            else jax.set_mesh(mesh)
+        ):
+            yield
+    finally:
+        _rules.reset(token)
+
+
+def names(dims: str) -> tuple[str, ...]:
+    """The logical axes of "layers | embed -> heads head_dim", one per dim of the tensor."""
+    return tuple(name for name in dims.split() if name not in ("->", "|"))
+
+
+def spec(dims: str) -> PartitionSpec:
+    """Logical axes to a PartitionSpec on the current mesh.
+
+    "-" is a dim that is never split. Mesh axes of size one vanish (an axis of one device in a type
+    would make equal layouts unequal), and so do manual ones, inside `shard_map`. Raises Mistake where
+    two dims claim one mesh axis.
+    """
+    mesh, rules = jax.sharding.get_abstract_mesh(), _rules.get()
+    owner: dict[str, str] = {}
+    entries: list[Axes | None] = []
+    for name in names(dims):
+        axes = tuple(
+            axis
+            for axis in (() if name == "-" else getattr(rules, name))
+            if mesh.shape.get(axis, 1) > 1 and mesh._name_to_type[axis] == AxisType.Explicit
+        )
+        for axis in axes:
+            if axis in owner:
+                raise Mistake(
+                    f"rules.{owner[axis]} and rules.{name} both split by mesh axis {axis!r} in one "
+                    f"tensor ({dims}): take {axis!r} out of one of the two rows."
+                )
+            owner[axis] = name
+        entries.append(axes or None)
+    return PartitionSpec(*entries)
+
+
+def ways(dims: str) -> int:
+    """Into how many parts the current mesh splits a tensor with these logical axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(spec(dims)))
+
+
+def split(dims: str, shape: Sequence[int]) -> PartitionSpec:
+    """`spec(dims)` for a tensor of this shape. Raises Mistake where a dim does not divide."""
+    mesh, partition = jax.sharding.get_abstract_mesh(), spec(dims)
+    for name, size, axes in zip(names(dims), shape, partition, strict=True):
+        parts = math.prod(mesh.shape[axis] for axis in _tuple(axes))
+        if size % parts:
+            raise Mistake(
+                f"{name} has size {size} in a tensor ({dims}) and mesh axis {axes} splits it {parts} ways: "
+                f"make it a multiple of {parts}, or set rules.{name} to fewer axes."
+            )
+    return partition
+
+
+def param(key: jax.Array, dims: str, shape: Sequence[int], init: Callable[..., jax.Array]) -> nnx.Param:
+    """A parameter, fp32, created in its layout.
+
+    `dims` names its logical axes, inputs before "->" and outputs behind it ("embed -> mlp"); a vector
+    has no arrow. Optimizers and initialisers read matrix or vector, fan-in and fan-out from it. `init`
+    is called as `init(key, dims, shape, sharding)`.
+    """
+    return nnx.Param(init(key, dims, tuple(shape), split(dims, shape)), dims=dims)
+
+
+def gathered(w: jax.Array) -> jax.Array:
+    """A weight made whole along the mesh axes of `rules.embed`: FSDP's all-gather.
+
+    Call it after the cast to the compute dtype, so that half the bytes travel; its transpose is the
+    reduce-scatter of the gradient.
+    """
+    stored = set(_rules.get().embed)
+    held = jax.typeof(w).sharding.spec
+    kept = [tuple(a for a in _tuple(entry) if a not in stored) or None for entry in held]
+    return jax.sharding.reshard(w, PartitionSpec(*kept))
+
+
+def einsum(equation: str, x: jax.Array, w: Any, dims: str) -> jax.Array:
+    """`jnp.einsum` of an activation and a parameter, in x's dtype, laid out as `dims`."""
+    return jnp.einsum(equation, x, gathered(w[...].astype(x.dtype)), out_sharding=spec(dims))
+
+
+def lay(x: jax.Array, dims: str) -> jax.Array:
+    """An activation laid out as `dims`: a collective where that differs from how it lies, else nothing."""
+    return jax.sharding.reshard(x, spec(dims))
+
+
+def placed(tree: Any, mesh: jax.sharding.Mesh | AbstractMesh) -> Any:
+    """Abstract arrays from `jax.eval_shape` with concrete shardings, scalars replicated: what Orbax takes."""
+
+    def place(x: Any) -> jax.ShapeDtypeStruct:
+        held = x.sharding.spec if x.sharding is not None else PartitionSpec()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, held))
+
+    return jax.tree.map(place, tree)
+
+
+def mesh_axes(partition: PartitionSpec) -> set[str]:
+    """Every mesh axis that splits a tensor so laid out."""
+    return {axis for entry in partition for axis in _tuple(entry)}
+
+
+def _tuple(entry: Any) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)

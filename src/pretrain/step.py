@@ -1,0 +1,159 @@
+"""The train and eval steps: pure functions that close over built objects and read no config."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from pretrain.models.model import LanguageModel
+from pretrain.sharding import spec
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step reads and writes, every leaf on the mesh."""
+
+    step: jax.Array  # batches seen, skipped ones included: the position in the data
+    params: Any  # fp32, pure nested dicts
+    optimizer: Any
+    skipped: jax.Array  # steps whose gradients were not finite, in all
+    skipped_in_a_row: jax.Array
+
+
+class Objective(Protocol):
+    """Sums over the valid tokens of a batch, "total" among them."""
+
+    def sums(self, model: LanguageModel, batch: Batch) -> Metrics:
+        """Named sums; "total" is what is minimised."""
+        ...
+
+
+def initialise(build: Callable[[], LanguageModel], tx: optax.GradientTransformation) -> TrainState:
+    """The state of step 0. Call it under `jit`, or `eval_shape`: nothing is ever whole on one device."""
+    params = nnx.to_pure_dict(nnx.state(build(), nnx.Param))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, tx.init(params), zero, zero)
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    clip_norm: float | None,
+    microbatches: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A jitted, donated, pure (state, batch) -> (state, metrics).
+
+    The loss is the sum over the batch's valid tokens over their number, whatever the mesh and the
+    number of microbatches. A step whose loss or gradients are not finite leaves parameters and
+    optimizer state as they were, and is counted.
+    """
+
+    def gradients(params: Any, batch: Batch) -> tuple[Any, Metrics]:
+        # Known before the forward pass, so every microbatch can divide by the whole batch's count;
+        # a batch without a valid token has loss 0 and moves nothing.
+        tokens = jnp.sum(batch["weights_BT"])
+
+        def loss(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+            sums = objective.sums(nnx.merge(graph, params), batch)
+            means = {name: value / jnp.maximum(tokens, 1.0) for name, value in sums.items()}
+            return means.pop("total"), means
+
+        grad = jax.grad(loss, has_aux=True)
+        if microbatches == 1:
+            grads, means = grad(params, batch)
+        else:
+            grads, means = summed(grad, params, {k: deal(v, microbatches) for k, v in batch.items()})
+        return grads, means | {"tokens": tokens}
+
+    def update(grads: Any, state: TrainState, norm: jax.Array, finite: jax.Array) -> Any:
+        rate = learning_rate(state.step)
+        if clip_norm is not None:
+            scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
+            grads = jax.tree.map(lambda g: g * scale, grads)
+        updates, optimizer = tx.update(grads, state.optimizer, state.params, learning_rate=rate)
+        params = optax.apply_updates(state.params, updates)
+        # A selection: multiplying by zero would keep the NaN.
+        keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
+        new = keep((params, optimizer), (state.params, state.optimizer))
+        sizes = optax.global_norm(state.params), optax.global_norm(updates)
+        return *new, rate, *sizes
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        grads, metrics = gradients(state.params, batch)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+        out = *layouts((state.params, state.optimizer)), *[PartitionSpec()] * 3
+        params, optimizer, rate, param_norm, update_norm = jax.sharding.auto_axes(
+            update, out_sharding=out
+        )(grads, state, norm, finite)
+        bad = jnp.where(finite, 0, 1)
+        skipped_in_a_row = (state.skipped_in_a_row + bad) * bad
+        state = TrainState(
+            state.step + 1, params, optimizer, state.skipped + bad, skipped_in_a_row
+        )
+        metrics |= {
+            "grad_norm": norm,
+            "param_norm": param_norm,
+            "update_norm": update_norm,
+            "learning_rate": rate,
+            "skipped": state.skipped,
+            "skipped_in_a_row": skipped_in_a_row,
+        }
+        return state, metrics
+
+    return train_step
+
+
+def make_eval_step(
+    graph: nnx.GraphDef, objective: Objective
+) -> Callable[[Any, Batch], Metrics]:
+    """A jitted (params, batch) -> sums over the batch's valid tokens, "tokens" their number."""
+
+    @jax.jit
+    def eval_step(params: Any, batch: Batch) -> Metrics:
+        sums = objective.sums(nnx.merge(graph, params), batch)
+        return sums | {"tokens": jnp.sum(batch["weights_BT"])}
+
+    return eval_step
+
+
+def deal(x: jax.Array, hands: int) -> jax.Array:
+    """[B, ...] as [hands, B / hands, ...]: row i goes to hand i mod hands.
+
+    So every device keeps its own rows: a cut into consecutive blocks would move all of them.
+    """
+    rest = " ".join("seq" for _ in range(x.ndim - 1))
+    shape = (x.shape[0] // hands, hands, *x.shape[1:])
+    return jnp.moveaxis(x.reshape(shape, out_sharding=spec(f"batch - {rest}")), 1, 0)
+
+
+def summed(grad: Callable[..., Any], params: Any, dealt: Batch) -> Any:
+    """`grad(params, batch)` summed over the leading dim of `dealt`, one microbatch in memory at a time."""
+
+    def add(total: Any, batch: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, grad(params, batch)), None
+
+    first = {name: x[0] for name, x in dealt.items()}
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype, out_sharding=a.sharding.spec),
+        jax.eval_shape(grad, params, first),
+    )
+    return jax.lax.scan(add, zeros, dealt)[0]
+
+
+def layouts(tree: Any) -> Any:
+    """The PartitionSpec of every leaf."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
