@@ -1,14 +1,14 @@
-"""GPT-2 large (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, table 2).
+"""GPT-2 large (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
 
     python -m pretrain.describe --config gpt2_large.py --devices 8
     python -m pretrain.launch --config gpt2_large.py
 
 Cost: 52 B tokens, 2.7e20 FLOPs.
-Published are the sizes, the context and the batch of 512; not the optimizer, the rates (tuned by hand,
-one a model), the schedule, the length of training or the dropout. Here they are those of GPT-3's
-nearest model (arXiv 2005.14165, table 2.1 and appendix B): AdamW, a peak of 2.5e-4 after 375 M tokens,
-a cosine to a tenth; no dropout; 100,000 steps are our choice. The paper's 762 M parameters are a
-miscount, corrected with the released weights.
+The paper gives sizes (table 2), context and batch (section 2.3); not the optimizer, the learning
+rates (tuned by hand), the schedule, the dropout or the length of training. Here they are as for
+GPT-3's model of that size (arXiv 2005.14165, table 2.1 and appendix B): AdamW, 2.5e-4 after 375 M
+tokens of warm-up, a cosine to a tenth, no dropout; 100,000 steps are our choice.
+The paper's 762 M parameters are a miscount, corrected when the weights were released.
 You give: text in data/ (WebText is not public), and GPT-2's tokenizer.json of 50,257 tokens.
 """
 

@@ -3,10 +3,10 @@
     python -m pretrain.describe --config llama2_13b.py --devices 128
     python -m pretrain.launch --config llama2_13b.py
 
-Cost: 2.0 T tokens; 368,640 hours on A100-80GB (table 2).
-The paper's batch of 4 M tokens is taken as 1024 sequences, and the steps follow from 2 T tokens. It
-gives no initialisation (a normal of 0.02 here) and no mesh.
-You give: text in data/, and the SentencePiece model of 32,000 pieces; Meta's data is not public.
+Cost: 2.0 T tokens; 368,640 hours of one A100-80GB (table 2).
+The paper's batch of 4 M tokens is taken as 1024 sequences; the steps follow from 2 T tokens. Not in
+the paper, and here: weights start as a normal of 0.02; the mesh is yours.
+You give: text in data/, and the SentencePiece model of 32,000 pieces (Meta's data is not public).
 """
 
 from pretrain.data import Data, Files, SentencePiece

@@ -1,12 +1,12 @@
-"""LLaMA 2 70B, with grouped-query attention (Touvron et al., arXiv 2307.09288): sections 2.1 and 2.2.
+"""LLaMA 2 70B (Touvron et al., arXiv 2307.09288): sections 2.1 and 2.2.
 
-    python -m pretrain.describe --config llama2_70b.py --devices 512
+    python -m pretrain.describe --config llama2_70b.py --devices 512 --mesh.tensor 8
     python -m pretrain.launch --config llama2_70b.py --mesh.tensor 8
 
-Cost: 2.0 T tokens; 1,720,320 hours on A100-80GB (table 2).
-The paper's batch of 4 M tokens is taken as 1024 sequences, and the steps follow from 2 T tokens. It
-gives no initialisation (a normal of 0.02 here) and no mesh.
-You give: text in data/, and the SentencePiece model of 32,000 pieces; Meta's data is not public.
+Cost: 2.0 T tokens; 1,720,320 hours of one A100-80GB (table 2).
+The paper's batch of 4 M tokens is taken as 1024 sequences; the steps follow from 2 T tokens. Not in
+the paper, and here: weights start as a normal of 0.02; the mesh is yours.
+You give: text in data/, and the SentencePiece model of 32,000 pieces (Meta's data is not public).
 """
 
 from pretrain.data import Data, Files, SentencePiece

@@ -3,12 +3,12 @@
     python -m pretrain.describe --config palm_540b.py
     python -m pretrain.launch --config palm_540b.py
 
-For the paper's two TPU v4 pods of 3072 chips (section 4): in each, the batch and the parameters are
-split 256 ways, and heads, feed-forward and vocabulary 12 ways. 2048 positions do not divide by 12, so
-the residual stream is split along its features; nor do 256,000 rows, so the table has 256,128.
+For the paper's two TPU v4 pods of 3072 chips (section 4): in each, batch and parameters are split
+256 ways, heads, feed-forward and vocabulary 12 ways. 2048 positions do not divide by 12, so the
+residual stream is split along its features; nor do 256,000 rows, so the table has 256,128.
 
 Cost: 776 B tokens (the paper says 780 B), 2.5e24 FLOPs, 38 days at the paper's 46.2 % of peak.
-540.35 B parameters is the count without 2.2 M norm gains, or rounded down: with them it is 540.356 B.
+540.35 B is the count without the 2.2 M norm gains, or rounded down: with them it is 540.356 B.
 Not in the paper, and here: T5X's momentum 0.9 of Adafactor, RoPE's base of 10,000.
 You give: text in data/, and a SentencePiece model of 256,000 pieces (PaLM's own are not public).
 """

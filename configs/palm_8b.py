@@ -1,12 +1,12 @@
-"""PaLM 8B (Chowdhery et al., arXiv 2204.02311): table 1, and the training of section 5.
+"""PaLM 8B (Chowdhery et al., arXiv 2204.02311): sizes of table 1, training of section 5.
 
     python -m pretrain.describe --config palm_8b.py --devices 64
     python -m pretrain.launch --config palm_8b.py
 
 Cost: 780 B tokens, 4.3e22 FLOPs.
-The batch doubles from 256 to 512 sequences (table 1) at a step that the paper does not give: here at
-50,000, the first doubling of PaLM 540B; the number of steps follows from 780 B tokens. Not given
-either, and here: T5X's momentum 0.9 of Adafactor, RoPE's base of 10,000, any mesh that you choose.
+The batch doubles from 256 to 512 sequences (table 1) at a step that the paper does not give: here
+at 50,000, the first doubling of PaLM 540B. The number of steps follows from 780 B tokens. Not in
+the paper, and here: T5X's momentum 0.9 of Adafactor, RoPE's base of 10,000; the mesh is yours.
 You give: text in data/, and a SentencePiece model of 256,000 pieces (PaLM's own are not public).
 """
 

@@ -367,6 +367,28 @@ def test_an_old_one_stays_until_the_new_one_is_complete(
     assert steps_left(tmp_path) == [2]
 
 
+def test_a_complete_one_survives_trouble_with_the_old_ones(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    said: list[str] = []
+    with Checkpointer(copied, Checkpoint(keep=1), said.append) as writer:
+        monkeypatch.setattr(manifest, "remove", fail)
+        writer.save(30, make_state(30), EXTRA)
+        writer.wait()
+        assert [sentence.split(" (")[0] for sentence in said] == [
+            f"{copied}/{step} cannot be deleted" for step in (10, 20)
+        ]
+        monkeypatch.undo()
+        monkeypatch.setattr(writer, "_prune", fail)
+        writer.save(40, make_state(40), EXTRA)
+        with pytest.raises(Mistake, match="Input/output error"):
+            writer.wait()
+        assert writer.latest() == 40
+
+
 def test_an_unreadable_one_does_not_count_as_kept(copied: Path) -> None:
     flip_a_bit(copied)
     with Checkpointer(copied, Checkpoint(keep=2), lambda _: None) as both:

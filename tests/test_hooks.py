@@ -52,13 +52,14 @@ def test_ten_skipped_steps_in_a_row_stop_the_run_with_a_sentence() -> None:
 def test_a_profile_outside_the_run_is_a_mistake() -> None:
     Profile().check(1)
     Profile(first=8, steps=3).check(10)
-    for fields, words in [
+    wrong: list[tuple[dict[str, int], str]] = [
         ({"first": 9}, "profile.first is 9 and profile.steps is 3, but the run ends at step 10"),
         ({"first": 1}, "profile.first is 1"),
         ({"first": 5, "steps": 0}, "profile.steps is 0"),
-    ]:
+    ]
+    for fields, words in wrong:
         with pytest.raises(Mistake, match=words):
-            Profile(**fields).check(10)  # type: ignore[arg-type]
+            Profile(**fields).check(10)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_profile_traces_its_steps_also_where_a_run_resumes_among_them(
     )
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append((step, "stop")))
     (hook,) = Profile(first=5, steps=3).hooks("nowhere")
-    for step in range(start + 1, 11):  # noqa: B007 (read by the lambdas)
+    for step in range(start + 1, 11):
         hook(step, jnp.zeros(()))
     assert calls == traced
     assert Profile().hooks("nowhere") == []

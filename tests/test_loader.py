@@ -172,7 +172,8 @@ def test_unmasked_rows_count_every_target_and_have_no_segments() -> None:
 
 def test_too_few_tokens_and_a_negative_seed_are_refused() -> None:
     tokens = tokens_of([[1, 2, 3]])
-    assert Shuffled(tokens, seq_len=3, seed=0, mask_documents=False).windows == 1
+    orders = [Shuffled(tokens, seq_len=n, seed=0, mask_documents=False) for n in (1, 2, 3)]
+    assert [order.windows for order in orders] == [3, 1, 1]
     with pytest.raises(Mistake, match=r"has 4 tokens and a window needs seq_len \+ 1 = 5"):
         Shuffled(tokens, seq_len=4, seed=0, mask_documents=False)
     with pytest.raises(Mistake, match="seed is -1"):

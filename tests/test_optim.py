@@ -255,15 +255,15 @@ def test_ten_steps_are_those_of_the_paper_in_numpy(optimizer: Optimizer) -> None
 @one_of_each_class
 def test_a_stack_of_two_layers_is_two_layers_apart(optimizer: Optimizer) -> None:
     def apart(tree: Tree) -> Tree:
-        return {f"{name}{layer}": tree[name][layer] for name in STACKS for layer in range(2)}
+        return {f"{name}{i}": tree[name][i] for name in ("gains", "wos") for i in range(2)}
 
-    dims = {f"{n}{layer}": DIMS[n].removeprefix("layers | ") for n in STACKS for layer in range(2)}
-    tx = optimizer.build(dims)
+    one = {name: dims.removeprefix("layers | ") for name, dims in DIMS.items()}
+    tx = optimizer.build(apart({name: [dims, dims] for name, dims in one.items()}))
     step, params, state = jax.jit(stepper(tx)), apart(PARAMS), jax.jit(tx.init)(apart(PARAMS))
     for grads, lr in zip(GRADS, rates(optimizer), strict=True):
         params, state = step(params, state, apart(grads), lr)
     for name, together in apart(trained(optimizer)).items():
-        np.testing.assert_allclose(params[name], together, rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(params[name], together, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def laid_out(mesh: jax.sharding.Mesh, tree: Tree) -> Tree:
@@ -326,19 +326,19 @@ def test_adafactor_keeps_one_number_per_row_and_column_and_layer() -> None:
     assert shapes["gains"] == {"whole": (2, 8)}
 
 
-@pytest.mark.parametrize("name", ["wi", "wqs", "wos"])
-def test_muon_moves_a_matrix_by_a_nearly_orthogonal_one_as_large_as_adamws(name: str) -> None:
-    optimizer = Muon(peak_lr=1.0, schedule=Constant(), weight_decay=0.0)
-    tx = optimizer.build({"w": DIMS[name]})
-    params, grads = {"w": PARAMS[name]}, {"w": GRADS[0][name]}
-    state = tx.init(params)
-    moved, _ = tx.update(grads, state, params, learning_rate=jnp.float32(1.0))
-    for layer in moved["w"] if name in STACKS else [moved["w"]]:
-        matrix = -np.asarray(layer).reshape(FAN_IN[name], -1)
-        values = np.linalg.svd(matrix / (0.2 * math.sqrt(max(matrix.shape))), compute_uv=False)
-        # The iteration's coefficients trade exactness for speed: singular values end in a band.
-        assert values.min() > 0.6 and values.max() < 1.25
-        assert rms(matrix) == pytest.approx(0.2, rel=0.3)
+def test_muon_moves_a_matrix_by_a_nearly_orthogonal_one_as_large_as_adamws() -> None:
+    init, step = compiled(OPTIMIZERS["muon"])
+    lr = 0.01
+    ends, _ = step(PARAMS, init(PARAMS), GRADS[0], jnp.float32(lr))
+    for name in ("wi", "wqs", "wos"):
+        gone = (PARAMS[name] * (1 - lr * 0.1) - ends[name]) / lr  # without weight decay
+        layers = gone if name in STACKS else gone[None]
+        for matrix in layers.reshape(len(layers), FAN_IN[name], -1):
+            scaled = matrix / (0.2 * math.sqrt(max(matrix.shape)))
+            values = np.linalg.svd(scaled, compute_uv=False)
+            # The iteration's coefficients trade exactness for speed: they end in a band about 1.
+            assert values.min() > 0.6 and values.max() < 1.25, name
+            assert rms(matrix) == pytest.approx(0.2, rel=0.3), name
 
 
 def test_dims_say_fan_in_and_fan_out() -> None:

@@ -61,7 +61,7 @@ class Checkpointer:
 
     In a run of several processes every process calls every method, in the same order, on a
     directory that all of them see. `report` gets one sentence for each thing that a person should
-    know and that does not stop the run.
+    know and that does not stop the run, perhaps from another thread.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Checkpointer:
                 contents = {"step": step, "tensors": described(tensors), "extra": dict(extra)}
                 write_json(directory / CONTENTS, contents)
             self._open().save(directory / "state", tensors)
-        except (OSError, ValueError, Mistake) as error:
+        except (OSError, ValueError) as error:
             raise self._failed(directory, error) from error
         self._held = step
         self._thread = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
@@ -226,8 +226,11 @@ class Checkpointer:
 
     def _failed(self, directory: epath.Path, error: Exception) -> Mistake:
         """The sentence for a failed save, whose remains go: they would keep a full disk full."""
-        mistake = error if isinstance(error, Mistake) else cannot_write(directory, error)
-        if jax.process_index() == 0:
+        mistake = error
+        if not isinstance(mistake, Mistake):
+            mistake = cannot_write(directory, error)
+            mistake.__cause__ = error
+        if jax.process_index() == 0 and not manifest.complete(directory):
             with contextlib.suppress(OSError):
                 manifest.remove(directory)
         return mistake

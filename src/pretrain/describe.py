@@ -23,9 +23,8 @@ from pretrain.models.layers import INSIDE, RESIDUAL
 from pretrain.objectives import pieces
 from pretrain.program import Program
 from pretrain.run import Run
-from pretrain.sharding import Mesh, Rules, names, split, use, ways
+from pretrain.sharding import Axes, Mesh, names, split, use, ways
 from pretrain.tensors import named
-
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Tensor:
     shape: tuple[int, ...]
     axes: str  # logical, "layers | embed -> mlp"
     mesh: str  # mesh axes of each dim, "-" where it is whole: "- fsdp tensor"
-    rules: str  # the rows of `Rules` that split it, whole: "embed=fsdp mlp=tensor"
+    rules: tuple[str, ...]  # the rows of `Rules` that split it: "embed", "mlp"
     bytes: int
     optimizer_bytes: int = 0  # of the optimizer state that belongs to a parameter
 
@@ -53,7 +52,8 @@ class Description:
     tokens: int  # of the whole run, ramp and all
     tensors: tuple[Tensor, ...]  # parameters, fp32, with their optimizer state
     activations: tuple[Tensor, ...]  # the main ones of one block and the loss, a microbatch of each
-    step_bytes: int  # the rest of the state, on every device: step and optimizer counts
+    rules: dict[str, Axes]  # the rows of `Rules` that split any of these
+    count_bytes: int  # the rest of the state, on every device: step and optimizer counts
 
     @property
     def parameter_bytes(self) -> int:
@@ -68,7 +68,7 @@ class Description:
     @property
     def state_bytes(self) -> int:
         """All that a device holds between steps."""
-        return self.parameter_bytes + self.optimizer_bytes + self.step_bytes
+        return self.parameter_bytes + self.optimizer_bytes + self.count_bytes
 
     def to_json(self) -> dict[str, Any]:
         """Plain objects, the sums among them."""
@@ -84,13 +84,15 @@ def describe(run: Run, devices: int) -> Description:
 
     Raises Mistake where it cannot be laid out on them.
     """
+    if devices < 1:
+        raise Mistake(f"--devices is {devices}: describe for 1 or more.")
     run.check()
     sizes = run.mesh.sizes(devices)
-    run.check_layout(sizes)
     mesh: Any = run.mesh.abstract(devices)
     with use(mesh, run.rules):
+        run.check_layout(sizes)
         program = Program(run, mesh)
-        tensors = parameters(program, run.rules)
+        tensors, held = parameters(program), activations(run)
         rest = bytes_of(program.state) - sum(t.bytes + t.optimizer_bytes for t in tensors)
         number = flops.count(program.dims, program.state.params, run.model.vocab)
         return Description(
@@ -101,12 +103,13 @@ def describe(run: Run, devices: int) -> Description:
             steps=run.steps,
             tokens=run.ramp.rows(run.steps, run.batch)[0] * run.seq_len,
             tensors=tensors,
-            activations=activations(run),
-            step_bytes=rest,
+            activations=held,
+            rules={row: getattr(run.rules, row) for t in (*tensors, *held) for row in t.rules},
+            count_bytes=rest,
         )
 
 
-def parameters(program: Program, rules: Rules) -> tuple[Tensor, ...]:
+def parameters(program: Program) -> tuple[Tensor, ...]:
     """A row a parameter, with the bytes of what the optimizer keeps for it."""
     params, dims = named(program.state.params), named(program.dims)
     kept = dict.fromkeys(params, 0)
@@ -118,7 +121,7 @@ def parameters(program: Program, rules: Rules) -> tuple[Tensor, ...]:
     return tuple(
         Tensor(
             name, x.shape, dims[name], mesh_axes(x.sharding.spec),
-            reasons(dims[name], x.sharding.spec, rules), bytes_of(x), kept[name],
+            reasons(dims[name], x.sharding.spec), bytes_of(x), kept[name],
         )
         for name, x in params.items()
     )  # fmt: skip
@@ -138,7 +141,7 @@ def activations(run: Run) -> tuple[Tensor, ...]:
     def row(name: str, axes: str, *shape: int, dtype: jnp.dtype = dtype) -> Tensor:
         layout = split(axes, shape)
         shard = math.prod(shape) // ways(axes) * dtype.itemsize
-        return Tensor(name, shape, axes, mesh_axes(layout), reasons(axes, layout, run.rules), shard)
+        return Tensor(name, shape, axes, mesh_axes(layout), reasons(axes, layout), shard)
 
     return (
         row("residual stream", RESIDUAL, B, T, D),
@@ -159,96 +162,77 @@ def bytes_of(tree: Any) -> int:
 
 
 def mesh_axes(layout: PartitionSpec) -> str:
-    """The mesh axes of each dim: "- fsdp tensor", several as "replica+fsdp", "-" where it is whole."""
-    return " ".join(_joined(entry) for entry in layout)
+    """The mesh axes of each dim, "replica+fsdp - tensor"; "-" where it is whole."""
+    return " ".join("+".join((e,) if isinstance(e, str) else e or "-") for e in layout)
 
 
-def reasons(axes: str, layout: PartitionSpec, rules: Rules) -> str:
-    """The rows of `rules` that made a layout, "embed=fsdp mlp=tensor"; "" where nothing is split."""
-    split_by = [name for name, entry in zip(names(axes), layout, strict=True) if entry is not None]
-    return " ".join(f"{name}={_joined(getattr(rules, name))}" for name in split_by)
+def reasons(axes: str, layout: PartitionSpec) -> tuple[str, ...]:
+    """The rows of the rules that made a layout; () where nothing is split."""
+    return tuple(n for n, entry in zip(names(axes), layout, strict=True) if entry is not None)
 
 
-def _joined(entry: Any) -> str:
-    return "+".join((entry,) if isinstance(entry, str) else entry or "-")
+# --- what a person sees ---------------------------------------------------------------------------
 
 
-# --- what a person sees -----------------------------------------------------------------------------
-
-
-def lines(description: Description) -> list[tuple[str, str]]:
-    """The figures above the table, named."""
+def lines(description: Description) -> dict[str, str]:
+    """The figures above the tables."""
     d, n = description, description.parameters
     sizes = ", ".join(f"{axis} {size}" for axis, size in d.mesh.items() if size > 1)
-    return [
-        ("parameters", f"{short(n.total)} ({n.total:,}), {short(n.embedding)} of them in embeddings"),
-        ("FLOPs per token", f"{short(d.flops_per_token)}, forward and backward"),
-        ("run", f"{d.steps:,} steps, {short(d.tokens)} tokens, {d.tokens * d.flops_per_token:.3g} FLOPs"),
-        ("devices", f"{d.devices:,}" + (f" as {sizes}" if sizes else "")),
-        (
-            "state per device",
-            f"{binary(d.state_bytes)}: parameters {binary(d.parameter_bytes)}, "
-            f"optimizer {binary(d.optimizer_bytes)}, counts {d.step_bytes} B",
-        ),
-        ("gradients per device", f"{binary(d.parameter_bytes)} more, during a step"),
-    ]  # fmt: skip
-
-
-def table(tensors: Sequence[Tensor]) -> list[tuple[str, ...]]:
-    """The tensors as text below a line of headings; the last column only where there is any in it."""
-    rows = [_HEADINGS]
-    for t in tensors:
-        shape = "x".join(map(str, t.shape))
-        sizes = binary(t.bytes), binary(t.optimizer_bytes)
-        rows.append((t.name, shape, t.axes, t.mesh, t.rules or "whole", *sizes))
-    return rows if any(t.optimizer_bytes for t in tensors) else [row[:-1] for row in rows]
+    rules = ", ".join(f"{row} by {'+'.join(axes)}" for row, axes in d.rules.items())
+    return {
+        "parameters": f"{n.total:,} ({short(n.total)}), {short(n.embedding)} in embeddings",
+        "FLOPs per token": f"{short(d.flops_per_token)}, forward and backward",
+        "run": f"{d.steps:,} steps, {short(d.tokens)} tokens, "
+        f"{d.tokens * d.flops_per_token:.3g} FLOPs",
+        "devices": f"{d.devices:,}" + (f" as {sizes}" if sizes else ""),
+        "rules in use": rules or "none",
+        "state per device": f"{binary(d.state_bytes)}: parameters {binary(d.parameter_bytes)}, "
+        f"optimizer {binary(d.optimizer_bytes)}, counts {d.count_bytes} B",
+        "gradients per device": f"{binary(d.parameter_bytes)} more, during a step",
+    }
 
 
 _HEADINGS = ("tensor", "shape", "logical axes", "mesh axes", "by rules", "bytes", "optimizer")
-_NUMBERS = (5, 6)  # columns set flush right
+_WORDS = ("logical axes", "mesh axes", "by rules")  # wrapped where a terminal is narrow
+_NUMBERS = ("bytes", "optimizer")  # set flush right
 
 
-def show(description: Description, terminal: bool) -> None:
-    """Print for a person: tables with lines on a terminal, aligned text elsewhere."""
-    for name, value in lines(description):
-        print(f"{name:<22}{value}")
-    tables = {
-        "Parameters (fp32) and optimizer state, bytes per device": description.tensors,
-        "Activations of one block and of the loss, bytes per device": description.activations,
-    }
-    for title, tensors in tables.items():
-        print(f"\n{title}")
-        if terminal:
-            drawn(table(tensors))
-        else:
-            print(aligned(table(tensors)))
+def rows(tensors: Sequence[Tensor]) -> list[tuple[str, ...]]:
+    """The tensors as text, in the order of the headings."""
+    return [
+        (
+            t.name, "x".join(map(str, t.shape)), t.axes, t.mesh, " ".join(t.rules) or "whole",
+            binary(t.bytes), binary(t.optimizer_bytes) if t.optimizer_bytes else "",
+        )
+        for t in tensors
+    ]  # fmt: skip
 
 
-def drawn(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows as a table as wide as the terminal, long cells folded."""
+def show(description: Description) -> None:
+    """Print for a person: drawn tables on a terminal, plain aligned text elsewhere."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD)
-    for column, heading in enumerate(rows[0]):
-        made.add_column(heading, justify="right" if column in _NUMBERS else "left", overflow="fold")
-    for row in rows[1:]:
-        made.add_row(*row)
-    Console(highlight=False).print(made)
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of text in columns, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [
-        "  ".join(
-            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in padded)
+    console = Console(highlight=False)
+    terminal = console.is_terminal
+    # Never so narrow that a column were cut short: sooner has the terminal break the lines.
+    console.width = max(console.width, 112) if terminal else 1000
+    for name, value in lines(description).items():
+        console.print(f"{name:<22}{value}", soft_wrap=True)
+    for title, tensors in (
+        ("Parameters (fp32) and optimizer state, bytes per device", description.tensors),
+        ("Activations of one block and of the loss, bytes per device", description.activations),
+    ):
+        drawn = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
+        for heading in _HEADINGS:
+            drawn.add_column(
+                heading, justify="right" if heading in _NUMBERS else "left",
+                no_wrap=heading not in _WORDS, overflow="fold",
+            )  # fmt: skip
+        for row in rows(tensors):
+            drawn.add_row(*row)
+        console.print(f"\n{title}", drawn, sep="\n")
 
 
 def short(number: float) -> str:
@@ -267,7 +251,7 @@ def binary(size: int) -> str:
     return f"{size} B"
 
 
-# --- the command ------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -281,7 +265,7 @@ def parser() -> argparse.ArgumentParser:
         "pretrain.describe", description=__doc__, add_help=False, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    made.add_argument("--config", help="config file: a path, or a name in ./configs or of the package")
+    made.add_argument("--config", help="config file: a path, or a name in ./configs or the package")
     made.add_argument(
         "--devices", type=int,
         help="describe for so many devices, which need not exist; default those of the machine, or "
@@ -310,13 +294,14 @@ def _main(arguments: Sequence[str]) -> int:
         raise Mistake("name a config with --config.")
     run = config.load(options.config)
     if not isinstance(run, Run):
-        raise Mistake(f"{options.config} binds `config` to a {type(run).__name__}: it must be a Run.")
+        kind = type(run).__name__
+        raise Mistake(f"{options.config} binds `config` to a {kind}: it must be a Run.")
     run = config.override(run, overrides, made.prog, "fields of the run, with their values now")
     description = describe(run, devices_for(run.mesh, options.devices))
     if options.json:
         print(json.dumps({"config": options.config} | description.to_json(), indent=1))
     else:
-        show(description, sys.stdout.isatty())
+        show(description)
     return 0
 
 

@@ -43,7 +43,7 @@ def count(dims: Any, params: Any, vocab: int) -> Parameters:
 
 
 def flops_per_token(model: Decoder, parameters: int, seq_len: int) -> int:
-    """FLOPs of forward and backward pass per token, rematerialisation not counted: 6N + 12 L N_h H T.
+    """6N + 12 L N_h H T: a token's forward and backward pass, without what is recomputed.
 
     PaLM (arXiv 2204.02311, appendix B). N is *all* parameters, embeddings included: PaLM's 46.2 %
     comes out with 540.35e9. The attention term counts every pair of T positions, whatever the mask.
@@ -60,7 +60,7 @@ def mfu(tokens_per_second: float, flops_per_token: float, peak_flops: float) -> 
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bf16 FLOPs per second of one device by JAX's name for its kind; None where not known."""
+    """bf16 FLOPs per second of one device, by JAX's name for its kind; None where not known."""
     return _PEAKS.get(device_kind)
 
 

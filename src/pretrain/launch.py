@@ -12,11 +12,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain import config
 from pretrain.config import Mistake
 from pretrain.distributed import Processes, join
 from pretrain.rundir import RunDirectory
+
+if TYPE_CHECKING:  # importing it imports JAX, which --help and most mistakes can do without
+    from pretrain.run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,14 +42,16 @@ def launch(arguments: Sequence[str]) -> int:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     join(Processes(coordinator=options.coordinator, processes=options.processes, process=options.process))
+    from pretrain.progress import open_terminal
     from pretrain.train import train
 
-    first = jax.process_index() == 0
-    report: Callable[[str], None] = (lambda text: print(text, flush=True)) if first else (lambda text: None)
-    directory = RunDirectory(options.run or default_directory(options.config), jax.process_index())
-    with directory.lock(report):
-        remember(run, directory, report)
-        return train(run, directory, report)
+    process = jax.process_index()
+    terminal = open_terminal(run.steps, process)
+    directory = RunDirectory(options.run or default_directory(options.config), process)
+    with directory.lock(terminal.say):
+        remember(run, directory, terminal.say)
+        compile_cache(run.compile_cache)
+        return train(run, directory, terminal)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def configured(options: argparse.Namespace, overrides: Sequence[str]) -> "config.Node":
+def configured(options: argparse.Namespace, overrides: Sequence[str]) -> "Run":
     """The run that the command line describes, checked; `--help` prints every option and exits."""
     if {"-h", "--help"} & set(overrides):
         print(parser().format_help())
@@ -89,7 +95,7 @@ def default_directory(name: str) -> Path:
     return Path("runs", Path(name).stem)
 
 
-def remember(run: "config.Node", directory: RunDirectory, report: Callable[[str], None]) -> None:
+def remember(run: "Run", directory: RunDirectory, report: Callable[[str], None]) -> None:
     """Write config.json; where the directory has one of another run, say in what the two differ.
 
     Raises Mistake where the model differs: its checkpoints could not be read.
@@ -106,6 +112,15 @@ def remember(run: "config.Node", directory: RunDirectory, report: Callable[[str]
         for change in changes:
             report(f"changed since this run was last started: {change}")
     directory.write_json("config.json", config.to_json(run))
+
+
+def compile_cache(directory: str | None) -> None:
+    """Keep compiled programs in `directory`, so that the next start of a like run is quick."""
+    import jax
+
+    if directory is not None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _refuse(message: str) -> None:

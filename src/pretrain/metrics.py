@@ -22,7 +22,7 @@ from pretrain.throughput import Throughput
 from pretrain.writers import Writer
 
 Watch = Callable[[int, Mapping[str, float]], None]
-"""Called with each step's number and fetched metrics, logged or not. It may raise to end the run."""
+"""Called with each step's number and fetched metrics, logged or not; may raise to end the run."""
 
 
 class Log:
@@ -115,7 +115,7 @@ class Log:
             "valid_tokens": numbers["tokens"],
         }
         rates = self._throughput.take(step)  # its tokens are the run's, not the batch's
-        return {"step": step, **numbers, **derived, **rates, **memory()}
+        return {"step": step, "loss": loss, **derived, **numbers, **rates, **memory()}
 
 
 def plain(value: Any) -> float:

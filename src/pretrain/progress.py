@@ -4,13 +4,14 @@ import datetime
 import os
 import sys
 from collections.abc import Mapping
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from pretrain.writers import Line, Writer
 
 BRIEF = {
     "loss": "loss {:7.4f}",
     "tokens_per_second": "{:9,.0f} tokens/s",
+    "left": "left {!s:>8}",
 }
 FULL = {
     "loss": "loss {:7.4f}",
@@ -19,7 +20,9 @@ FULL = {
     "learning_rate": "lr {:8.2e}",
     "step_seconds": "{:8.3f} s/step",
     "tokens_per_second": "{:11,.0f} tokens/s",
+    "left": "left {!s:>8}",
     "mfu": "MFU {:5.1%}",
+    "skipped": "skipped {:.0f}",
 }
 EVALUATION = {
     "eval_loss": "held-out loss {:7.4f}",
@@ -133,16 +136,15 @@ class Bar:
 
 
 def summary(line: Line, steps: int, columns: Mapping[str, str]) -> str:
-    """A line in words: its step and these columns, each at its place; the time that is left."""
+    """A line in words: its step and these columns, each at its place; "left" is the time to go."""
+    shown: dict[str, Any] = {name: x for name, x in line.items() if name != "skipped" or x}
+    if "step_seconds" in line:
+        left = (steps - line["step"]) * line["step_seconds"]
+        shown["left"] = datetime.timedelta(seconds=round(left))
     cells = [
-        form.format(line[name]) if name in line else " " * len(form.format(0))
+        form.format(shown[name]) if name in shown else " " * len(form.format(0))
         for name, form in columns.items()
     ]
-    if "step_seconds" in line:
-        left = round((steps - line["step"]) * line["step_seconds"])
-        cells.append(f"left {datetime.timedelta(seconds=left)}")
-    if line.get("skipped"):
-        cells.append(f"skipped {line['skipped']:.0f}")
     width = len(str(steps))
     return f"step {line['step']:{width}.0f}/{steps}  {'  '.join(cells)}".rstrip()
 

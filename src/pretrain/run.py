@@ -9,6 +9,7 @@ from pretrain.config import Mistake, Node
 from pretrain.data import Data
 from pretrain.evaluate import Evaluate
 from pretrain.generate import Sample
+from pretrain.hooks import Profile
 from pretrain.models.model import Compute, Decoder
 from pretrain.objectives import NextToken
 from pretrain.optim import Optimizer
@@ -34,6 +35,7 @@ class Run(Node):
     checkpoint: Checkpoint = Checkpoint()  # when the state is saved
     evaluate: Evaluate = Evaluate()  # when the held-out loss is measured
     sample: Sample = Sample()  # what the model is asked to write
+    profile: Profile = Profile()  # which steps the JAX profiler traces
     seed: int = 0  # of initialisation, data order and sampling
     log_every: int = 10  # steps between lines of metrics; the first step is always logged
     compile_cache: str | None = "~/.cache/pretrain/compile"  # compiled programs kept for the next start
@@ -48,6 +50,7 @@ class Run(Node):
         self.optim.check(self.steps)
         self.checkpoint.check()
         self.sample.check()
+        self.profile.check(self.steps)
         self.evaluate.check()
         longest = self.model.max_context
         if longest is not None and self.seq_len > longest:

@@ -1,81 +1,184 @@
 """A run from start to end: build, restore, loop, finish."""
 
-import contextlib
-import signal
-import time
+import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import jax
-import numpy as np
 
 from pretrain import flops, sharding
-from pretrain.config import Mistake
+from pretrain.checkpoint import Checkpointer
+from pretrain.config import Mistake, leaves
 from pretrain.data import Corpus
 from pretrain.data.loader import Evaluation, Loader
 from pretrain.evaluate import evaluate
 from pretrain.generate import Generator
+from pretrain.hooks import Hook, StopOnNonFinite, aside, every
+from pretrain.interrupt import interruptions
+from pretrain.metrics import Log
 from pretrain.program import Program
+from pretrain.progress import Terminal
 from pretrain.run import Run
 from pretrain.rundir import RunDirectory
+from pretrain.step import TrainState
+from pretrain.throughput import Throughput, process_started
+from pretrain.writers import open_writers
 
-Report = Callable[[str], None]
 
+def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
+    """Train `run` in `directory`, from its newest checkpoint if there is one; the exit status.
 
-def train(run: Run, directory: RunDirectory, report: Report) -> int:
-    """Train `run` in `directory`, from its newest checkpoint if it has one; the exit status.
-
-    Raises Mistake for whatever a user can mend.
+    SIGTERM and Ctrl-C save and stop. Raises Mistake for whatever a user can mend.
     """
     mesh = run.mesh.build()
     run.check_layout(mesh.shape)
     with (
         sharding.use(mesh, run.rules),
-        run.checkpoint.build(directory.checkpoints, report) as checkpoints,
+        run.checkpoint.build(directory.checkpoints, terminal.say) as checkpoints,
         interruptions() as interrupted,
     ):
         program = Program(run, mesh)
-        corpus, state = start(run, program, checkpoints, report)
-        loader = Loader(corpus.train, seq_len=run.seq_len, seed=run.seed, mask_documents=run.data.mask_documents, batch_rows=lambda step: run.ramp.rows(step, run.batch), sharding=program.batch_sharding)
-        t0=time.time(); n=0
-        with loader.stream(int(state.step), run.steps) as stream:
+        for line in banner(run, program, mesh):
+            terminal.say(line)
+        state, corpus = start(run, program, checkpoints, terminal)
+        first, bytes_per_token = int(state.step), corpus.train.bytes / len(corpus.train)
+        writers = [terminal, *open_writers(directory, jax.process_index(), first, described(run))]
+        with (
+            loader(run, program, corpus).stream(first, run.steps) as stream,
+            Log(
+                writers, [StopOnNonFinite()], throughput(run, program), steps=run.steps,
+                every=run.log_every, bytes_per_token=bytes_per_token, waited=stream.waited,
+            ) as log,
+        ):  # fmt: skip
+            save, measure, write = activities(run, program, corpus, checkpoints, log, mesh)
+            hooks = [
+                every(run.checkpoint.every, aside(log, save)),
+                every(run.evaluate.every, aside(log, measure(run.evaluate.batches))),
+                every(run.sample.every, aside(log, write)),
+                *run.profile.hooks(directory.path),
+            ]
             for step, batch in stream:
                 state, metrics = program.train_step(state, batch)
-                if step<3 or step%20==0:
-                    l=float(metrics['loss']); print(step, l, float(metrics['grad_norm']), time.time()-t0, flush=True)
-    return 0
+                log.step(step + 1, metrics)
+                for hook in hooks:
+                    hook(step + 1, state)
+                checkpoints.check()
+                if interrupted(step + 1):
+                    break
+            finish = [save] if interrupted(run.steps) else [save, measure(None), write]
+            for hook in finish:
+                aside(log, hook)(int(state.step), state)
+        checkpoints.wait()
+        return ended(interrupted(run.steps), int(state.step), directory, terminal)
 
 
-def start(run, program, checkpoints, report):
-    """Compile, open the data and restore or initialise, as far as possible at the same time."""
+def start(
+    run: Run, program: Program, checkpoints: Checkpointer, terminal: Terminal
+) -> tuple[TrainState, Corpus]:
+    """The state to go on from and the data, with the compiler at work at the same time."""
     with ThreadPoolExecutor(3) as pool:
-        rows = run.ramp.rows(0, run.batch)[1]
-        preparing = pool.submit(run.data.prepare, report)
-        init = program.initialise.lower(); a=pool.submit(init.compile)
-        batch = program.batch(rows, run.seq_len, run.data.mask_documents)
-        b=pool.submit(program.train_step.lower(program.state, batch).compile)
-        restored = checkpoints.restore(program.state) if checkpoints.steps() else None
-        a.result()
-        state = restored[1] if restored else program.initialise()
-        b.result()
+        preparing = pool.submit(prepare, run, terminal.say)
+        batch = program.batch(run.ramp.rows(0, run.batch)[1], run.seq_len, run.data.mask_documents)
+        compiling = pool.submit(program.train_step.lower(program.state, batch).compile)
+        restored = checkpoints.restore(program.state)
+        if restored is None:
+            state = program.initialise()
+        else:
+            step, state, _ = restored
+            terminal.say(f"resuming after step {step}")
         corpus = preparing.result()
-    return corpus, state
+        compiling.result()
+    return state, corpus
 
 
-@contextlib.contextmanager
-def interruptions() -> Iterator[Callable[[], int | None]]:
-    """SIGTERM and the first Ctrl-C are only noted: the call yields the signal's number, or None."""
-    noted: list[int] = []
+def prepare(run: Run, report: Callable[[str], None]) -> Corpus:
+    """The tokenised data. Raises Mistake where it has ids that the model does not."""
+    corpus = run.data.prepare(report)
+    if corpus.tokenizer.vocab > run.model.vocab:
+        raise Mistake(
+            f"data.tokenizer has a vocabulary of {corpus.tokenizer.vocab} and model.vocab is "
+            f"{run.model.vocab}: set model.vocab to {corpus.tokenizer.vocab} or more."
+        )
+    return corpus
 
-    def note(number: int, frame: Any) -> None:
-        noted.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: noted[0] if noted else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def loader(run: Run, program: Program, corpus: Corpus) -> Loader:
+    """The batches of the run."""
+    return Loader(
+        corpus.train, seq_len=run.seq_len, seed=run.seed, mask_documents=run.data.mask_documents,
+        batch_rows=lambda step: run.ramp.rows(step, run.batch), sharding=program.batch_sharding,
+    )  # fmt: skip
+
+
+def throughput(run: Run, program: Program) -> Throughput:
+    """The clock of the run."""
+    parameters = flops.count(program.dims, program.state.params, run.model.vocab).total
+    peak = flops.peak_flops(jax.devices()[0].device_kind)
+    return Throughput(
+        sequences=lambda step: run.ramp.rows(step, run.batch)[0],
+        seq_len=run.seq_len,
+        flops_per_token=flops.flops_per_token(run.model, parameters, run.seq_len),
+        peak_flops=None if peak is None else peak * jax.device_count(),
+        started=process_started(),
+    )
+
+
+def activities(
+    run: Run, program: Program, corpus: Corpus, checkpoints: Checkpointer, log: Log, mesh: Any
+) -> tuple[Hook, Callable[[int | None], Hook], Hook]:
+    """What a run does beside training: save; measure so many batches, or all; write a sample."""
+    generator = Generator(program.graph, run.model, run.compute)
+    unsplit = dataclasses.replace(run.rules, batch=(), seq=(), kv_seq=(), residual_seq=())
+
+    def save(step: int, state: TrainState) -> None:
+        checkpoints.save(step, state, {"sequences": run.ramp.rows(step, run.batch)[0]})
+
+    def measure(batches: int | None) -> Hook:
+        def hook(step: int, state: TrainState) -> None:
+            held_out = Evaluation(
+                corpus.held_out, seq_len=run.seq_len, mask_documents=run.data.mask_documents,
+                batch=run.batch // run.microbatches, sharding=program.batch_sharding,
+            )  # fmt: skip
+            bytes_per_token = corpus.held_out.bytes / len(corpus.held_out)
+            log.write(step, evaluate(program.eval_step, state.params, held_out, batches, bytes_per_token))
+
+        return hook if len(corpus.held_out) else lambda step, state: None
+
+    def write(step: int, state: TrainState) -> None:
+        prompt = [corpus.tokenizer.end, *corpus.tokenizer.encode_batch([run.sample.prompt])[0].tolist()]
+        with sharding.use(mesh, unsplit):
+            ids = generator.stream(
+                state.params, prompt, run.sample.tokens, run.sample.temperature, run.seed
+            )
+            log.text(step, "sample", run.sample.prompt + corpus.tokenizer.decode(list(ids)))
+
+    return save, measure, write
+
+
+def banner(run: Run, program: Program, mesh: jax.sharding.Mesh) -> Iterator[str]:
+    """What is about to run: devices, mesh, kernels, sizes, length."""
+    device, used = jax.devices()[0], {axis: n for axis, n in mesh.shape.items() if n > 1}
+    parameters = flops.count(program.dims, program.state.params, run.model.vocab)
+    cost = flops.flops_per_token(run.model, parameters.total, run.seq_len)
+    tokens = run.ramp.rows(run.steps, run.batch)[0] * run.seq_len
+    axes = ", ".join(f"{axis} {n}" for axis, n in used.items()) or "one device"
+    yield f"devices     {jax.device_count()} x {device.device_kind}, {jax.process_count()} process(es); mesh: {axes}"
+    yield f"attention   {run.compute.attention.describe()}; compute in {run.compute.dtype}"
+    yield f"parameters  {parameters.total:,} ({parameters.embedding:,} in embeddings); {cost:,} FLOPs a token"
+    yield f"length      {run.steps:,} steps of {run.batch} x {run.seq_len} tokens: {tokens:,} tokens, {tokens * cost:.2e} FLOPs"
+
+
+def described(run: Run) -> str:
+    """The config as a Markdown table, for TensorBoard."""
+    rows = [f"| {path} | {value} |" for path, value in leaves(run).items()]
+    return "\n".join(["| field | value |", "| --- | --- |", *rows])
+
+
+def ended(signal: int, step: int, directory: RunDirectory, terminal: Terminal) -> int:
+    """Say how the run ended; the exit status, 128 + the signal's number after one."""
+    if not signal:
+        return 0
+    terminal.say(f"stopped by signal {signal} after step {step}, saved; go on with --run {directory.path}")
+    return 128 + signal

@@ -87,8 +87,9 @@ class Jsonl:
 
         Raises Mistake where a line to be kept is damaged.
         """
+        kept = bytes_until(Path(path), start)
         self._file = Appended(path)
-        self._file.truncate(bytes_until(Path(path), start))
+        self._file.truncate(kept)
 
     def write(self, line: Line) -> None:
         """Appends the line."""
@@ -108,9 +109,11 @@ class Jsonl:
 
 def bytes_until(path: Path, start: int) -> int:
     """The length of a metrics.jsonl as far as its last line of step `start`; 0 for a new run."""
+    if start == 0 or not path.exists():
+        return 0
     length = 0
     with path.open("rb") as file:
-        for number, line in enumerate(file if start else (), start=1):
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):  # the run died while it wrote this line
                 break
             try:
