@@ -1,4 +1,4 @@
-"""Attention and its gradients in float64 numpy, row by row, and how tests run a kernel on a mesh."""
+"""Attention and its gradients in float64 numpy, row by row; how tests run a kernel on a mesh."""
 
 import functools
 import math

@@ -1,7 +1,6 @@
 """What `describe` says is what a run has: bytes on devices, layouts in the traced step."""
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Iterator
@@ -21,20 +20,20 @@ from pretrain.models.llama import LLaMA
 from pretrain.models.model import Compute, Decoder
 from pretrain.models.palm import PaLM
 from pretrain.objectives import NextToken
-from pretrain.optim import Adafactor, AdamW, Muon, Optimizer
+from pretrain.optim import Adafactor, AdamW, Muon
 from pretrain.program import Program
 from pretrain.run import Run
 from pretrain.schedules import Constant, Ramp
-from pretrain.sharding import Mesh, Rules, use
+from pretrain.sharding import Mesh, Rules, mesh_axes, use
 
-SIZES: dict[str, Any] = dict(
-    vocab=50, vocab_multiple=16, layers=2, d_model=32, heads=4, head_dim=8, d_ff=64
-)
+SIZES: dict[str, Any] = {
+    "vocab": 50, "vocab_multiple": 16, "layers": 2,
+    "d_model": 32, "heads": 4, "head_dim": 8, "d_ff": 64,
+}  # fmt: skip
 PALM = PaLM(**SIZES)
 LLAMA = LLaMA(**SIZES, kv_heads=2)
 GPT = GPT2(**SIZES, context=32)
 ADAMW = AdamW(peak_lr=1e-3, schedule=Constant())
-MUON = Muon(peak_lr=1e-3, schedule=Constant())
 
 RUN = Run(
     model=PALM, data=Data(), optim=ADAMW, steps=10, batch=8, seq_len=32,
@@ -46,11 +45,13 @@ def rows(tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-@pytest.mark.parametrize("optim", [ADAMW, Adafactor(), MUON], ids=lambda o: type(o).__name__)
-def test_state_bytes_are_those_that_a_device_holds(optim: Optimizer):
-    run = dataclasses.replace(RUN, optim=optim)
-    with use(run.mesh.build(), run.rules):
-        state = Program(run, run.mesh.build()).initialise()
+def test_state_bytes_are_those_that_a_device_holds():
+    """With Muon, which keeps another state for matrices than for the rest."""
+    run = dataclasses.replace(RUN, optim=Muon(peak_lr=1e-3, schedule=Constant()))
+    with use(run.mesh.build(), run.rules), jax.default_prng_impl("rbg"):
+        lowered = Program(run, run.mesh.build()).initialise.lower()
+        # Another generator and no optimisation: a fifth of the time to compile.
+        state = lowered.compile({"xla_backend_optimization_level": 0})()
     held = [leaf.addressable_shards[3].data.nbytes for leaf in jax.tree.leaves(state)]
     assert describe(run, 8).state_bytes == sum(held)
 
@@ -75,15 +76,13 @@ def traced(run: Run) -> tuple[dict[str, Any], list[Any]]:
         batch = program.batch(run.batch // run.microbatches, run.seq_len, masked=False)
 
         def loss(params: Any, batch: Any) -> Any:
-            return run.objective.sums(nnx.merge(program.graph, params), batch)
+            model = nnx.merge(program.graph, params)
+            tokens_BT = batch["tokens_BT"]
+            ends = model.embedding(tokens_BT, run.compute.jnp_dtype), model.hidden(tokens_BT)
+            return run.objective.sums(model, batch), ends
 
-        jaxpr = jax.make_jaxpr(loss)(program.state.params, batch)
-        built = nnx.merge(program.graph, program.state.params)
-        dtype = run.compute.jnp_dtype
-        found = {
-            "residual": jax.eval_shape(lambda t: built.embedding(t, dtype), batch["tokens_BT"]),
-            "inside": jax.eval_shape(built.hidden, batch["tokens_BT"]),
-        }
+        jaxpr, out = jax.make_jaxpr(loss, return_shape=True)(program.state.params, batch)
+        found = dict(zip(("residual", "inside"), out[1], strict=True))
     equations = list(walk(jaxpr.jaxpr))
     for equation in equations:
         if equation.primitive.name == "name":
@@ -102,7 +101,8 @@ def walk(jaxpr: Any) -> Iterator[Any]:
 
 
 def local_bytes(x: Any) -> int:
-    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    parts = math.prod(x.sharding.mesh.shape[axis] for axis in mesh_axes(x.sharding.spec))
+    return math.prod(x.shape) // parts * x.dtype.itemsize
 
 
 NAMED = {
@@ -137,7 +137,7 @@ def test_a_piece_of_logits_is_as_large_as_in_the_traced_loss(dtype: Any):
     # Traced inside a shard_map over batch and seq, so only the vocabulary is still to be split.
     assert row.bytes in {local_bytes(x) for x in logits}
     assert row.bytes <= run.objective.logits_bytes
-    assert row.shape == (8, 8, 64)
+    assert row.shape == (8, 32 // 2, 64)
 
 
 def test_a_row_says_which_rules_split_it_and_how():
@@ -186,8 +186,6 @@ def test_palm_540b_is_described_for_its_6144_chips(capsys: pytest.CaptureFixture
     # Adafactor without factors keeps a mean of squares and a mean of updates.
     assert found["optimizer_bytes"] == 2 * parameters
 
-
-@functools.cache
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,8 @@
-"""The log: strict lines, one step late; rates by a fake clock; what people and TensorBoard see."""
+"""The log: what becomes a line, one step late; rates by a fake clock."""
 
-import contextlib
-import io
 import itertools
-import json
 import math
-import os
-import pty
-import resource
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,10 +13,7 @@ import pytest
 from pretrain.config import Mistake
 from pretrain.flops import mfu
 from pretrain.metrics import Log, memory, plain
-from pretrain.progress import Bar, Lines, Silent, open_terminal, printable
-from pretrain.rundir import RunDirectory
 from pretrain.throughput import Throughput, process_started
-from pretrain.writers import Jsonl, TensorBoard, open_writers, tag
 
 
 class Clock:
@@ -86,13 +76,6 @@ def metrics(loss: Any = 2.0, **given: Any) -> dict[str, Any]:
     return {"loss": loss, "tokens": np.float32(128), "skipped_in_a_row": np.int32(0)} | given
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
-
-
 # --- the log --------------------------------------------------------------------------------------
 
 
@@ -124,9 +107,7 @@ def test_the_first_the_last_and_every_so_many_steps_become_lines() -> None:
     assert [line["step"] for line in kept.lines] == [1, 4, 8, 10]
 
 
-def test_a_watch_sees_every_step_and_what_it_raises_ends_the_run_without_waiting_for_the_next() -> (
-    None
-):
+def test_a_watch_sees_every_step_and_ends_the_run_by_raising() -> None:
     seen, events = [], list[str]()
 
     def watch(step: int, numbers: Any) -> None:
@@ -140,6 +121,15 @@ def test_a_watch_sees_every_step_and_what_it_raises_ends_the_run_without_waiting
             a_log.step(step, metrics(Result(1.0, str(step), events)))
     assert seen == [1, 2, 3]
     assert events[-1] == "read 3"
+    assert kept.closed
+
+
+def test_an_error_in_the_loop_is_raised_without_waiting_for_the_device() -> None:
+    kept, events = Kept(), list[str]()
+    with pytest.raises(KeyError), log(kept, ticking()) as a_log:
+        a_log.step(1, metrics(Result(1.0, "1", events)))
+        raise KeyError
+    assert events == []
     assert kept.closed
 
 
@@ -284,218 +274,3 @@ def test_the_process_started_before_now_and_not_long_ago() -> None:
     import time
 
     assert 0 < time.monotonic() - process_started() < 3600
-
-
-# --- metrics.jsonl --------------------------------------------------------------------------------
-
-
-def test_what_is_not_finite_is_null_in_strict_json_and_named(tmp_path: Path) -> None:
-    jsonl = Jsonl(tmp_path / "metrics.jsonl", 0)
-    jsonl.write({"step": 1, "loss": math.nan, "grad_norm": math.inf, "low": -math.inf, "x": 0.5})
-    assert read(tmp_path / "metrics.jsonl") == [
-        {
-            "step": 1,
-            "loss": None,
-            "grad_norm": None,
-            "low": None,
-            "x": 0.5,
-            "nonfinite": {"loss": "nan", "grad_norm": "inf", "low": "-inf"},
-        }
-    ]  # read while the file is still open: a line is visible at once
-    jsonl.close()
-
-
-def test_a_resumed_run_goes_on_behind_the_line_of_the_restored_step(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    jsonl = Jsonl(path, 0)
-    for step in (1, 2, 3, 4):
-        jsonl.write({"step": step, "loss": step})
-        jsonl.write({"step": step, "eval_loss": step})
-    jsonl.close()
-    with path.open("a") as file:
-        file.write('{"step": 5, "lo')  # killed while it wrote
-    jsonl = Jsonl(path, 3)
-    jsonl.write({"step": 4, "loss": -1.0})
-    jsonl.close()
-    lines = [(line["step"], line.get("loss")) for line in read(path)]
-    assert lines == [(1, 1), (1, None), (2, 2), (2, None), (3, 3), (3, None), (4, -1.0)]
-
-
-@pytest.mark.parametrize("end", ['{"step": 2, "lo', '{"step": 2}'])
-def test_a_last_line_cut_short_is_dropped(tmp_path: Path, end: str) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n' + end)
-    Jsonl(path, 2).close()
-    assert path.read_text() == '{"step": 1}\n'
-
-
-def test_a_run_that_starts_at_step_0_starts_an_empty_file(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n{"step": 1}\nnonsense')
-    Jsonl(path, 0).close()
-    assert path.read_text() == ""
-
-
-@pytest.mark.parametrize("damage", ["nonsense", "[]", "{}", "3"])
-def test_a_damaged_line_among_those_to_keep_is_named_and_nothing_is_lost(
-    tmp_path: Path, damage: str
-) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(text := f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n')
-    with pytest.raises(Mistake, match=r"metrics\.jsonl, line 2 is no line of metrics"):
-        Jsonl(path, 3)
-    assert path.read_text() == text
-
-
-@contextlib.contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: a full disk, as far as a writer can tell."""
-    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_is_a_sentence_with_the_path(tmp_path: Path) -> None:
-    jsonl = Jsonl(tmp_path / "metrics.jsonl", 0)
-    board = TensorBoard(tmp_path / "tensorboard", 0, "config = 1")
-    board.write({"step": 1, "loss": 1.0})
-    with disk_of(30):
-        jsonl.write({"step": 1, "loss": 1.0})
-        with pytest.raises(Mistake, match=r"metrics\.jsonl cannot be written \(File too large"):
-            jsonl.write({"step": 2, "loss": 1.0})
-        with pytest.raises(Mistake, match=r"tensorboard/events\S+ cannot be written \(File too"):
-            board.write({"step": 2, "loss": 1.0})
-    jsonl.close()
-    board.close()
-    Jsonl(tmp_path / "metrics.jsonl", 2).close()
-    assert read(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]
-
-
-def test_only_process_0_opens_files(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
-    assert open_writers(directory, process=1, start=0, config="") == []
-    assert list(tmp_path.iterdir()) == []
-    first, second = open_writers(directory, process=0, start=0, config="")
-    assert isinstance(first, Jsonl)
-    assert isinstance(second, TensorBoard)
-    first.close()
-    second.close()
-
-
-# --- TensorBoard ----------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's reader
-def test_tensorboard_reads_the_same_numbers_at_the_same_steps_and_one_curve(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = TensorBoard(tmp_path, 0, "seed = 0")
-    for step in (1, 2, 3):
-        board.write({"step": step, "loss": 10.0 + step, "mfu": 0.5, "perplexity": math.inf})
-    board.write({"step": 3, "eval_loss": 7.0})
-    board.text(3, "sample", "once\n\x00upon")
-    board.close()
-    board = TensorBoard(tmp_path, 2, "seed = 1")
-    board.write({"step": 3, "loss": math.nan, "tokens": 2**40})
-    board.write({"step": 4, "loss": 20.0})
-    board.close()
-
-    events = EventAccumulator(str(tmp_path)).Reload()
-    curve = [(point.step, point.value) for point in events.Scalars("train/loss")]
-    assert [step for step, _ in curve] == [1, 2, 3, 4]  # step 3 of the first process is forgotten
-    assert [value for _, value in curve[:2] + curve[3:]] == [11.0, 12.0, 20.0]
-    assert math.isnan(curve[2][1])
-    assert [point.value for point in events.Scalars("throughput/tokens")] == [2.0**40]
-    texts = [
-        (point.step, point.tensor_proto.string_val[0])
-        for point in events.Tensors("config/text_summary")
-    ]
-    assert texts == [(0, b"    seed = 0"), (2, b"    seed = 1")]
-
-
-def test_tags_are_grouped() -> None:
-    names = ["loss", "eval_bits_per_byte", "tokens_per_second", "update_norm"]
-    grouped = ["train/loss", "eval/bits_per_byte", "throughput/tokens_per_second"]
-    assert [tag(name) for name in names] == [*grouped, "train/update_norm"]
-
-
-# --- the terminal ---------------------------------------------------------------------------------
-
-POINT = {"step": 20, "loss": 2.5, "bits_per_byte": 3.6, "grad_norm": 0.8, "learning_rate": 1e-3}
-TIMED = POINT | {"step_seconds": 0.5, "tokens_per_second": 12345.6}
-
-
-@contextlib.contextmanager
-def terminal_stream() -> Iterator[tuple[Any, int]]:
-    """A text stream that is a terminal, and the descriptor that shows what was written to it."""
-    shown, given = pty.openpty()
-    with os.fdopen(given, "w") as stream:
-        yield stream, shown
-    os.close(shown)
-
-
-def test_a_bar_on_a_terminal_plain_lines_elsewhere_and_silence_off_process_0(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with terminal_stream() as (stream, _):
-        monkeypatch.setenv("TERM", "xterm")
-        assert isinstance(open_terminal(100, 0, stream), Bar)
-        assert isinstance(open_terminal(100, 1, stream), Silent)
-        monkeypatch.setenv("TERM", "dumb")
-        assert isinstance(open_terminal(100, 0, stream), Lines)
-    assert isinstance(open_terminal(100, 0, io.StringIO()), Lines)
-
-
-def test_plain_lines_have_fixed_columns_and_no_control_characters() -> None:
-    stream = io.StringIO()
-    lines = open_terminal(1000, 0, stream)
-    lines.write({**POINT, "step": 1})
-    lines.write(TIMED)
-    lines.write({**TIMED, "step": 1000, "loss": math.nan, "skipped": 2, "mfu": 0.4623})
-    lines.write({"step": 1000, "eval_loss": 2.0, "eval_perplexity": 7.4, "eval_bits_per_byte": 2.9})
-    lines.text(1000, "sample", "def \x1b[31mred\x07():\n\tpass")
-    lines.close()
-    shown = stream.getvalue()
-    assert all(c.isprintable() or c in "\n\t" for c in shown)
-    first, timed, last, held_out, *sample = shown.splitlines()
-    assert first == "step    1/1000  loss  2.5000  bits/byte 3.6000  grad      0.8  lr 1.00e-03"
-    assert timed.startswith(first.replace("   1/", "  20/"))
-    assert timed.endswith("e-03     0.500 s/step       12,346 tokens/s  left  0:08:10")
-    assert last.index("s/step") == timed.index("s/step")
-    assert last.endswith("left  0:00:00  MFU 46.2%  skipped 2")
-    assert "loss     nan" in last
-    assert held_out == (
-        "step 1000/1000  held-out loss  2.0000  perplexity      7.40  bits/byte 2.9000"
-    )
-    assert sample == ["sample at step 1000:", "    def \ufffd[31mred\ufffd():", "    \tpass"]
-
-
-def test_text_without_a_code_in_the_streams_encoding_is_escaped() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    assert printable("naïve \x00", stream) == "na\\xefve \\ufffd"
-
-
-def test_the_bar_shows_step_loss_speed_and_time_left_in_80_columns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
-    with terminal_stream() as (stream, shown):
-        bar = open_terminal(1000, 0, stream)
-        bar.say("banner")
-        bar.write({**POINT, "step": 1})
-        bar.write(TIMED)
-        bar.write({"step": 20, "eval_loss": 2.0})
-        bar.text(20, "sample", "[bold]x")
-        bar.close()
-        bar.say("done")
-        text = ""
-        while not text.endswith("done\r\n"):
-            text += os.read(shown, 2**16).decode()
-    assert text.startswith("banner\r\n")
-    assert "step   20/1000  loss  2.5000     12,346 tokens/s  left  0:08:10" in text
-    assert "step   20/1000  held-out loss  2.0000" in text
-    assert "    [bold]x" in text

@@ -26,8 +26,7 @@ def every(n: int, hook: Hook) -> Hook:
 def aside(log: Log, hook: Hook) -> Hook:
     """`hook` with the training clock stopped: evaluation, checkpoints, samples.
 
-    The log has the line of the step before the hook runs, so a checkpoint never holds a step whose
-    line is lost.
+    The step's line is written before the hook runs, so no checkpoint holds a step without a line.
     """
 
     def run(step: int, state: Any) -> None:
@@ -55,10 +54,10 @@ class StopOnNonFinite:
         names = ("loss", "grad_norm")
         odd = [f"{name} {numbers[name]}" for name in names if not math.isfinite(numbers[name])]
         raise NonFinite(
-            f"Step {step} is the {row}th in a row that is not finite ({', '.join(odd)}), and such "
-            f"steps change nothing: go on from a checkpoint before step {step - row + 1} with a "
-            "lower optim.peak_lr, a longer optim.schedule.warmup or a smaller optim.clip_norm, and "
-            "look at the data of these steps."
+            f"{row} steps in a row, up to step {step}, were not finite ({', '.join(odd)}) and "
+            f"changed nothing: go on from a checkpoint before step {step - row + 1} with a lower "
+            "optim.peak_lr, a longer optim.schedule.warmup or a smaller optim.clip_norm, and look "
+            "at the data of these steps."
         )
 
 
@@ -88,7 +87,10 @@ class Profile(Node):
 
 
 class Trace:
-    """A hook that traces steps first ... first + steps - 1 with the JAX profiler."""
+    """A hook that traces steps first ... first + steps - 1 with the JAX profiler.
+
+    A run that ends in between leaves no trace.
+    """
 
     def __init__(self, directory: os.PathLike[str] | str, first: int, steps: int) -> None:
         self._directory = os.fspath(directory)

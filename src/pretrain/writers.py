@@ -87,7 +87,7 @@ class Jsonl:
 
         Raises Mistake where a line to be kept is damaged.
         """
-        kept = bytes_until(Path(path), start)
+        kept = bytes_until(Path(absolute(path)), start)
         self._file = Appended(path)
         self._file.truncate(kept)
 
@@ -168,29 +168,23 @@ class TensorBoard:
             self._file.close()
 
     def _add(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         if self._file is None:
             self._file = self._open()
-        self._record(self._file, event)
+            self._add(file_version="brain.Event:2")
+            # TensorBoard forgets the points of earlier files from this step on.
+            self._add(step=self._start and self._start + 1, session_log={"status": "START"})
+            self.text(self._start, "config", self._config)
+        RecordWriter(self._file).write(Event(wall_time=time.time(), **event).SerializeToString())
 
     def _open(self) -> Appended:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self._directory, error) from error
-        file = Appended(self._directory / f"events.out.tfevents.{time.time_ns()}")
-        self._record(file, {"file_version": "brain.Event:2"})
-        # TensorBoard forgets the points of earlier files from this step on.
-        resumed = self._start + 1 if self._start else 0
-        self._record(file, {"step": resumed, "session_log": {"status": "START"}})
-        self._file = file
-        self.text(self._start, "config", self._config)
-        return file
-
-    def _record(self, file: Appended, event: Mapping[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        RecordWriter(file).write(Event(wall_time=time.time(), **event).SerializeToString())
+        return Appended(self._directory / f"events.out.tfevents.{time.time_ns()}")
 
 
 RATES = (

@@ -76,7 +76,7 @@ class Files(Source):
 
     glob: tuple[str, ...]  # paths, patterns or URLs: ("corpus/**/*.jsonl.zst", "more/*.txt")
     field: str = "text"  # the text's key in a JSON object, or its column in a Parquet file
-    plain: PlainText = WholeFile()  # is a document of plain text; or Separated(by="\n") ones
+    plain: PlainText = WholeFile()  # cuts plain text into documents; or Separated(by="...")
 
     def shards(self) -> list[Shard]:
         """The files, sorted by name. Raises Mistake where a pattern has none, or all are empty."""

@@ -58,7 +58,7 @@ class Skip(Undecodable):
 class Source(Node):
     """Documents as strings, file by file, in an order that only the files decide."""
 
-    undecodable: Undecodable = Stop()  # at a document that is not UTF-8; or Skip() it, and count
+    undecodable: Undecodable = Stop()  # at documents that are not UTF-8; or Skip() and count them
 
     def shards(self) -> list[Shard]:
         """The input files, in reading order. Raises Mistake where there are none."""

@@ -138,9 +138,7 @@ class Plain(Attention):
     all-gather context parallelism. Queries go in runs, each against only the keys its mask reaches.
     """
 
-    parts: int = (
-        2  # runs of queries; with a causal mask 2 spare a quarter of the work, 4 three eighths
-    )
+    parts: int = 2  # runs of queries; under a causal mask 2 spare a quarter of the work
 
     def __call__(
         self,
