@@ -12,7 +12,7 @@ venv: $(BIN)/ruff ## set up .venv with everything that development needs
 
 $(BIN)/ruff: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@
 
 check: ## all that CI runs, in fresh environments of its own

@@ -3,40 +3,17 @@
     python -m pretrain.describe --config llama2_13b.py --devices 128
     python -m pretrain.launch --config llama2_13b.py
 
-Cost: 2.0 T tokens; 368,640 hours of one A100-80GB (table 2).
-The paper's batch of 4 M tokens is taken as 1024 sequences; the steps follow from 2 T tokens. Not in
-the paper, and here: weights start as a normal of 0.02; the mesh is yours.
-You give: text in data/, and the SentencePiece model of 32,000 pieces (Meta's data is not public).
+Cost: 2.0 T tokens; 368,640 hours of one A100-80GB (table 2). What the paper leaves open and what
+you give: see llama2_7b.py.
 """
 
-from pretrain.data import Data, Files, SentencePiece
-from pretrain.kernels.blockwise import Blockwise
-from pretrain.models.llama import LLaMA
-from pretrain.models.model import Compute
-from pretrain.models.stack import Recompute
-from pretrain.optim import AdamW
-from pretrain.run import Run
-from pretrain.schedules import Cosine
+from dataclasses import replace
+
+from pretrain.configs.llama2_7b import config as llama2_7b
 
 published_parameters = 13.02e9
 
-config = Run(
-    model=LLaMA(
-        vocab=32_000,
-        layers=40,
-        d_model=5120,
-        heads=40,
-        kv_heads=40,
-        head_dim=128,
-        d_ff=13_824,
-    ),
-    data=Data(
-        source=Files(glob=("data/*.jsonl.zst",)),
-        tokenizer=SentencePiece(path="tokenizer.model"),
-    ),
-    optim=AdamW(peak_lr=3e-4, eps=1e-5, schedule=Cosine(warmup=2000)),
-    steps=477_000,
-    batch=1024,
-    seq_len=4096,
-    compute=Compute(remat=Recompute(), attention=Blockwise()),
+config = replace(
+    llama2_7b,
+    model=replace(llama2_7b.model, layers=40, d_model=5120, heads=40, kv_heads=40, d_ff=13_824),
 )

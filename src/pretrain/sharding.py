@@ -6,6 +6,7 @@ while tracing, on a CPU, before anything runs.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -195,8 +196,45 @@ def gathered(w: jax.Array) -> jax.Array:
 
 
 def einsum(equation: str, x: jax.Array, w: Any, dims: str) -> jax.Array:
-    """`jnp.einsum` of an activation and a parameter, in x's dtype, laid out as `dims`."""
-    return jnp.einsum(equation, x, gathered(w[...].astype(x.dtype)), out_sharding=spec(dims))
+    """`jnp.einsum` of an activation and a parameter, in x's dtype, laid out as `dims`.
+
+    The weight is gathered for the product and again for its gradient, as FSDP does (Rajbhandari et al.,
+    arXiv 1910.02054): what is kept for the backward pass is the parameter as it is stored. Gradients
+    of parameters are summed over devices in fp32 and come out scattered as the parameters lie.
+    """
+    return _product(equation, spec(dims), x, w[...])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(equation: str, out: PartitionSpec, x: jax.Array, w: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, gathered(w.astype(x.dtype)), out_sharding=out)
+
+
+def _product_forward(
+    equation: str, out: PartitionSpec, x: jax.Array, w: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(equation, out, x, w), (x, w)
+
+
+def _product_backward(
+    equation: str, out: PartitionSpec, kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    (x, w), (inputs, y_dims) = kept, equation.split("->")
+    x_dims, w_dims = inputs.split(",")
+    dx = jnp.einsum(
+        f"{y_dims},{w_dims}->{x_dims}", dy, gathered(w.astype(x.dtype)),
+        out_sharding=jax.typeof(x).sharding.spec,
+    )  # fmt: skip
+    # The smaller operand first: XLA's CPU compiler writes out the transpose of the first.
+    (a, a_dims), (b, b_dims) = sorted(((x, x_dims), (dy, y_dims)), key=lambda item: item[0].size)
+    dw = jnp.einsum(
+        f"{a_dims},{b_dims}->{w_dims}", a, b,
+        out_sharding=jax.typeof(w).sharding.spec, preferred_element_type=w.dtype,
+    )  # fmt: skip
+    return dx, dw
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def lay(x: jax.Array, dims: str) -> jax.Array:

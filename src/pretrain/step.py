@@ -87,13 +87,13 @@ def make_train_step(
         # A selection: multiplying by zero would keep the NaN.
         keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
         new = keep((params, optimizer), (state.params, state.optimizer))
-        sizes = optax.global_norm(state.params), optax.global_norm(updates)
+        sizes = optax.tree.norm(state.params), optax.tree.norm(updates)
         return *new, rate, *sizes
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state.params, batch)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         out = *layouts((state.params, state.optimizer)), *[PartitionSpec()] * 3
         params, optimizer, rate, param_norm, update_norm = jax.sharding.auto_axes(
