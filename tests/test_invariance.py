@@ -1,7 +1,9 @@
 """The same seed and batch give the same numbers, however they are laid out and computed."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,68 +14,160 @@ from pretrain.objectives import NextToken
 from pretrain.parallel.ring import Ring
 from pretrain.sharding import Rules
 from tiny import (
+    FAMILIES,
     FP32,
-    GPT2_,
+    GPT_2,
     LLAMA,
     ONE,
     PALM,
     RULES,
+    Z_LOSS,
+    Arrays,
     Axes,
-    assert_close,
+    B,
+    T,
+    V,
     assert_equal,
+    assert_near,
+    assert_same_step,
     first_step,
-    norm,
+    host,
+    initial,
+    packed,
     run,
+    trainer,
 )
 
 MEGATRON = Rules(residual_seq=("seq", "tensor"))
 ALONG_D = Rules(residual=("tensor",))
 RING = Ring(block=2)
 MIXED: Axes = (("fsdp", 2), ("seq", 2), ("tensor", 2))
+MESHES: list[tuple[Decoder, Axes, Rules, Attention]] = [
+    (PALM, (("data", 8),), RULES, Plain()),
+    (PALM, (("fsdp", 8),), RULES, Plain()),
+    (PALM, (("tensor", 8),), RULES, Plain()),
+    (PALM, (("seq", 8),), RULES, Plain()),
+    (PALM, (("seq", 4), ("tensor", 2)), ALONG_D, RING),
+    (PALM, (("replica", 2), ("data", 2), ("fsdp", 2)), RULES, Plain()),
+    (PALM, (("replica", 2), ("fsdp", 2), ("tensor", 2)), ALONG_D, Plain()),
+    (PALM, (("data", 2), ("tensor", 4)), MEGATRON, Plain()),
+    (PALM, MIXED, MEGATRON, Plain()),
+    (PALM, MIXED, RULES, RING),
+    (LLAMA, MIXED, MEGATRON, RING),
+    (LLAMA, (("data", 2), ("tensor", 4)), Rules(kv_heads=()), Plain()),
+    (GPT_2, MIXED, ALONG_D, Plain()),
+    (GPT_2, (("data", 2), ("seq", 2), ("tensor", 2)), MEGATRON, RING),
+]
 
 
-@pytest.mark.parametrize(
-    ("model", "axes", "rules", "attention"),
-    [
-        (PALM, (("data", 8),), RULES, Plain()),
-        (PALM, (("fsdp", 8),), RULES, Plain()),
-        (PALM, (("tensor", 8),), RULES, Plain()),
-        (PALM, (("seq", 8),), RULES, Plain()),
-        (PALM, (("seq", 4), ("tensor", 2)), ALONG_D, RING),
-        (PALM, (("replica", 2), ("data", 2), ("fsdp", 2)), RULES, Plain()),
-        (PALM, (("replica", 2), ("fsdp", 2), ("tensor", 2)), ALONG_D, Plain()),
-        (PALM, MIXED, MEGATRON, Plain()),
-        (PALM, MIXED, RULES, RING),
-        (PALM, (("data", 2), ("tensor", 4)), MEGATRON, Plain()),
-        (LLAMA, MIXED, MEGATRON, RING),
-        (LLAMA, (("data", 2), ("tensor", 4)), Rules(kv_heads=()), Plain()),
-        (GPT2_, MIXED, ALONG_D, Plain()),
-        (GPT2_, (("data", 2), ("seq", 2), ("tensor", 2)), MEGATRON, RING),
-    ],
-)  # fmt: skip
-def test_every_mesh_gives_the_numbers_of_one_device(
+# --- meshes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "axes", "rules", "attention"), MESHES)
+def test_every_mesh_takes_the_step_of_one_device(
     model: Decoder, axes: Axes, rules: Rules, attention: Attention
 ) -> None:
     compute = dataclasses.replace(FP32, attention=attention)
     got = first_step(run(model, rules=rules, compute=compute), axes)
-    want = first_step(run(model))
-    assert_equal(got.params, want.params)
-    assert_close(got, want)
+    assert_same_step(got, first_step(run(model)))
+
+
+def test_a_mesh_takes_the_step_of_one_device_where_documents_are_not_told_apart() -> None:
+    got = first_step(run(GPT_2), MIXED, masked=False)
+    want = first_step(run(GPT_2), masked=False)
+    assert_same_step(got, want)
+    assert abs(want.metrics["loss"] - first_step(run(GPT_2)).metrics["loss"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model", "axes", "rules"),
+    list(dict.fromkeys((model, axes, rules) for model, axes, rules, _ in MESHES)),
+)
+def test_every_mesh_starts_from_the_same_parameters_to_the_bit(
+    model: Decoder, axes: Axes, rules: Rules
+) -> None:
+    assert_equal(initial(model, axes, rules), initial(model))
+
+
+# --- one device -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("microbatches", [2, 4])
-def test_microbatches_give_the_numbers_of_one_batch(microbatches: int) -> None:
+def test_microbatches_take_the_step_of_one_batch(microbatches: int) -> None:
     got = first_step(run(PALM, microbatches=microbatches), (("fsdp", 2), ("seq", 2)))
-    assert_close(got, first_step(run(PALM)))
+    assert_same_step(got, first_step(run(PALM)))
 
 
 @pytest.mark.parametrize("remat", [Recompute(), Recompute(save=("query", "attention", "mlp_up"))])
 def test_rematerialisation_changes_no_number(remat: Remat) -> None:
     got = first_step(run(PALM, compute=Compute(dtype="float32", remat=remat)))
-    assert_close(got, first_step(run(PALM)))
+    assert_same_step(got, first_step(run(PALM)))
 
 
 @pytest.mark.parametrize("axes", [ONE, MIXED])
 def test_a_loss_in_pieces_is_the_loss_in_one(axes: Axes) -> None:
-    objective = NextToken(z_loss=0.01, logits_bytes=1)
-    assert_close(first_step(run(PALM, objective=objective), axes), first_step(run(PALM)))
+    objective = NextToken(z_loss=Z_LOSS, logits_bytes=1)
+    assert_same_step(first_step(run(PALM, objective=objective), axes), first_step(run(PALM)))
+
+
+@pytest.mark.parametrize("model", [PALM, LLAMA])
+def test_padding_of_the_vocabulary_changes_no_number_and_gets_no_gradient(model: Decoder) -> None:
+    """For a tied and an untied head."""
+    bare = dataclasses.replace(model, vocab_multiple=1)
+
+    def cut(name: str, x: np.ndarray) -> np.ndarray:
+        if name == "embedding/table":
+            return x[:V]
+        return x[:, :V] if name == "unembedding/kernel" else x
+
+    with_padding, without = trainer(run(model)), trainer(run(bare))
+    state = with_padding.state()
+    whole = host(state.params)
+    assert {x.shape[0] for name, x in whole.items() if "table" in name} == {64}
+    params = jax.tree.unflatten(
+        jax.tree.structure(state.params), [cut(name, x) for name, x in whole.items()]
+    )
+    _, want = without(without.state(params), packed())
+    _, got = with_padding(state, packed())
+    for name, g in got.grads.items():
+        beyond = np.ones(g.shape, bool)
+        cut(name, beyond)[...] = False
+        assert not g[beyond].any()
+    kept = {name: cut(name, g) for name, g in got.grads.items()}
+    assert_same_step(dataclasses.replace(got, optimizer=kept), want)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_packed_documents_are_each_document_alone(model: Decoder) -> None:
+    """Sums of losses and of gradients: a document alone starts a row, and nothing follows it."""
+    together, alone = trainer(run(model)), trainer(run(model), masked=False)
+    batch, rows = packed(), []
+    for b in range(B):
+        for segment in np.unique(batch["segments_BT"][b]):
+            of = batch["segments_BT"][b] == segment
+            rows.append({k: np.pad(x[b, of], (0, T - of.sum())) for k, x in batch.items()})
+    rows += [{k: np.zeros_like(x) for k, x in rows[0].items()}] * (-len(rows) % B)
+    assert len(rows) > 2 * B
+
+    def sums(trainer: Any, batch: Arrays) -> Arrays:
+        _, step = trainer(trainer.state(), batch)
+        told = {k: step.metrics[k] for k in ("loss", "z_loss")} | dict(step.grads)
+        return {k: x * step.metrics["tokens"] for k, x in told.items()}
+
+    groups = [rows[i : i + B] for i in range(0, len(rows), B)]
+    parts = [sums(alone, {k: np.stack([r[k] for r in g]) for k in batch}) for g in groups]
+    want = {k: sum(part[k] for part in parts) for k in parts[0]}
+    got = sums(together, batch)
+    for name in ("loss", "z_loss"):
+        np.testing.assert_allclose(got.pop(name), want.pop(name), rtol=1e-6)
+    assert_near(got, want)
+
+
+def test_bfloat16_is_near_float32() -> None:
+    """Its numbers have 8 bits: three digits of the loss, two of the gradients."""
+    got = first_step(run(PALM, compute=Compute(dtype="bfloat16")))
+    want = first_step(run(PALM))
+    assert got.metrics["loss"] != want.metrics["loss"]
+    np.testing.assert_allclose(got.metrics["loss"], want.metrics["loss"], rtol=1e-3)
+    assert_near(got.grads, want.grads, rtol=1e-2)
+    assert all(g.dtype == np.float32 for g in got.grads.values())

@@ -1,9 +1,9 @@
-"""What the tests of the core share: tiny models, one packed batch, meshes, one step taken apart."""
+"""What the tests of the core share: tiny models, one packed batch, meshes, and a step taken apart."""
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from family_reference import drawn
+from pretrain import compiler
 from pretrain.data import Bytes, Data, StandardLibrary
 from pretrain.models.gpt2 import GPT2
 from pretrain.models.llama import LLaMA
@@ -23,25 +25,27 @@ from pretrain.program import Program
 from pretrain.run import Run
 from pretrain.schedules import Constant, Schedule
 from pretrain.sharding import Mesh, Rules, use
+from pretrain.step import TrainState
 from pretrain.tensors import named
 
 B, T, V = 8, 16, 60
-# N H is not D, and V is padded to 64, so that no two sizes can stand in for one another.
+# N H is not D, and V is padded to 64, so that no size can stand in for another.
 SIZES = {"vocab": V, "vocab_multiple": 8, "layers": 2, "d_model": 32, "head_dim": 8, "d_ff": 48}
 PALM = PaLM(**SIZES, heads=8)
 LLAMA = LLaMA(**SIZES, heads=8, kv_heads=2)
-GPT2_ = GPT2(**SIZES, heads=4, context=20)
-FAMILIES = {"palm": PALM, "llama": LLAMA, "gpt2": GPT2_}
+GPT_2 = GPT2(**SIZES, heads=4, context=20)
+FAMILIES = [PALM, LLAMA, GPT_2]
 FP32 = Compute(dtype="float32")
 RULES = Rules()
+Z_LOSS = 0.01
 Axes = tuple[tuple[str, int], ...]
 ONE: Axes = ()
+Arrays = Mapping[str, np.ndarray]
 
-# These programs run once, on numbers of a few kilobytes: compiling them well would be all the time.
-QUICK = {
+# These programs run a few times on kilobytes: to compile them well would take nearly all the time.
+QUICK = compiler.cpu() | {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 
 
@@ -65,13 +69,13 @@ class Keep(Optimizer):
 def run(model: Decoder, **fields: Any) -> Run:
     """A run of the tiny sizes in fp32, with z-loss, whose optimizer keeps the gradients."""
     data = Data(source=StandardLibrary(), tokenizer=Bytes())
-    given = {"optim": Keep(), "compute": FP32, "objective": NextToken(z_loss=0.01)} | fields
+    given = {"optim": Keep(), "compute": FP32, "objective": NextToken(z_loss=Z_LOSS)} | fields
     return Run(model=model, data=data, steps=100, batch=B, seq_len=T, **given)
 
 
 @functools.cache
-def batch() -> dict[str, np.ndarray]:
-    """Packed documents of many lengths; some tokens are not to be predicted."""
+def packed() -> Arrays:
+    """A batch of documents of many lengths; some tokens are not to be predicted."""
     draw = np.random.default_rng(0)
     starts_BT = draw.random((B, T)) < 0.2
     starts_BT[:, 0] = True
@@ -95,57 +99,104 @@ def on(axes: Axes = ONE, rules: Rules = RULES) -> Iterator[jax.sharding.Mesh]:
         yield mesh
 
 
-def quick(jitted: Any, *arguments: Any) -> Callable[..., Any]:
-    """A jitted function compiled for these arguments, or their shapes, without optimisation."""
+def quick(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """A function compiled without optimisation for these arguments, or for their shapes."""
+    jitted = function if hasattr(function, "lower") else jax.jit(function)
     return jitted.lower(*arguments).compile(compiler_options=QUICK)
-
-
-def put(arrays: dict[str, np.ndarray], program: Program) -> dict[str, jax.Array]:
-    """A batch on the devices."""
-    return jax.device_put(arrays, program.batch_sharding)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step from the initial state, on the host: tensors by name."""
+    """What a step told: numbers by name, and the gradients by tensor where the optimizer is `Keep`."""
 
-    params: dict[str, np.ndarray]
-    grads: dict[str, np.ndarray]
-    metrics: dict[str, np.ndarray]
+    metrics: Arrays
+    optimizer: Arrays
+
+    @property
+    def grads(self) -> Arrays:
+        return self.optimizer
+
+
+class Trainer:
+    """The train step of a run on a mesh, compiled, and states for it."""
+
+    def __init__(self, run: Run, axes: Axes, masked: bool):
+        with on(axes, run.rules) as mesh:
+            run.check()
+            run.check_layout(mesh.shape)
+            self.program = Program(run, mesh)
+            self._batch = self.program.batch(B, T, masked)
+            self._step = quick(self.program.train_step, self.program.state, self._batch)
+
+    def state(self, params: Any = None) -> TrainState:
+        """The state of step 0, with the parameters given, or drawn, as they lie on the mesh."""
+        like = self.program.state
+        values = TrainState(
+            step=np.int32(0),
+            params=drawn(like.params) if params is None else params,
+            optimizer=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like.optimizer),
+            skipped=np.int32(0),
+            skipped_in_a_row=np.int32(0),
+        )  # fmt: skip
+        return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), values, like)
+
+    def __call__(self, state: TrainState, batch: Arrays) -> tuple[TrainState, Step]:
+        """The next state, and what the step told. The state given is gone."""
+        state, metrics = self._step(state, self.put(batch))
+        return state, Step(jax.device_get(metrics), host(state.optimizer))
+
+    def put(self, batch: Arrays) -> dict[str, jax.Array]:
+        """What the step takes of a batch, on the devices."""
+        return {name: jax.device_put(batch[name], x.sharding) for name, x in self._batch.items()}
+
+
+@functools.cache
+def trainer(run: Run, axes: Axes = ONE, masked: bool = True) -> Trainer:
+    """`Trainer`, compiled once for all tests."""
+    return Trainer(run, axes, masked)
 
 
 @functools.cache
 def first_step(run: Run, axes: Axes = ONE, masked: bool = True) -> Step:
-    """Initialise on a mesh and take a step on `batch()`, with its documents masked or not."""
-    with on(axes, run.rules) as mesh:
-        run.check()
-        run.check_layout(mesh.shape)
-        program = Program(run, mesh)
-        state = quick(program.initialise)()
-        params = named(jax.device_get(state.params))
-        held = program.batch(B, T, masked)
-        step = quick(program.train_step, program.state, held)
-        state, metrics = step(state, put({name: batch()[name] for name in held}, program))
-        return Step(params, named(jax.device_get(state.optimizer)), jax.device_get(metrics))
+    """A step from drawn parameters on `packed()`, its documents masked or not."""
+    train = trainer(run, axes, masked)
+    return train(train.state(), packed())[1]
 
 
-def norm(tensors: dict[str, np.ndarray]) -> float:
+@functools.cache
+def initial(model: Decoder, axes: Axes = ONE, rules: Rules = RULES) -> Arrays:
+    """The parameters that a run starts from, initialised on a mesh."""
+    with on(axes, rules) as mesh:
+        return host(quick(Program(run(model), mesh).initialise)().params)
+
+
+def host(tree: Any) -> Arrays:
+    """Tensors by name, in numpy."""
+    return named(jax.device_get(tree))
+
+
+def norm(tensors: Arrays) -> float:
     """Over all of them."""
     return math.sqrt(sum(float(np.sum(np.square(x, dtype=np.float64))) for x in tensors.values()))
 
 
-def assert_equal(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+def assert_equal(got: Arrays, want: Arrays) -> None:
     """To the bit, also where they are not numbers."""
     assert got.keys() == want.keys()
     for name in want:
         assert got[name].tobytes() == want[name].tobytes(), name
 
 
-def assert_close(got: Step, want: Step, loss: float = 1e-5, grads: float = 1e-6) -> None:
-    """Loss and z-loss relative; every tensor's gradient relative to the norm of all."""
+def assert_near(got: Arrays, want: Arrays, rtol: float = 1e-6) -> None:
+    """Every tensor, to `rtol` of the norm of all."""
+    assert got.keys() == want.keys()
+    assert norm(want) > 0.01
+    for name in want:
+        assert norm({name: got[name] - want[name]}) <= rtol * norm(want), name
+
+
+def assert_same_step(got: Step, want: Step) -> None:
+    """The loss to 1e-5 of itself, the gradient of every tensor to 1e-6 of the norm of all."""
     for name in ("loss", "z_loss", "tokens"):
-        np.testing.assert_allclose(got.metrics[name], want.metrics[name], rtol=loss, err_msg=name)
-    assert got.grads.keys() == want.grads.keys()
-    assert norm(want.grads) > 0.1
-    for name, g in want.grads.items():
-        assert norm({name: got.grads[name] - g}) <= grads * norm(want.grads), name
+        np.testing.assert_allclose(got.metrics[name], want.metrics[name], rtol=1e-5, err_msg=name)
+    assert_near(got.grads, want.grads)

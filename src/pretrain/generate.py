@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pretrain import compiler
 from pretrain.config import Mistake, Node
 from pretrain.models.attention import Cache
 from pretrain.models.model import Compute, Decoder
@@ -40,7 +41,7 @@ class Generator:
     def __init__(self, graph: nnx.GraphDef, model: Decoder, compute: Compute):
         self._model, self._compute = model, compute
 
-        @functools.partial(jax.jit, donate_argnums=2)
+        @functools.partial(jax.jit, donate_argnums=2, compiler_options=compiler.options())
         def extend(
             params: Any, tokens_BT: jax.Array, cache: Cache, key: jax.Array, temperature: jax.Array
         ) -> tuple[jax.Array, Cache]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain import config
+from pretrain import config, host
 from pretrain.config import Mistake
 from pretrain.distributed import Processes, join
 from pretrain.rundir import RunDirectory
@@ -128,4 +128,5 @@ def _refuse(message: str) -> None:
 
 
 if __name__ == "__main__":
+    host.prepare()
     sys.exit(main())

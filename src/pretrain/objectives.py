@@ -65,7 +65,8 @@ def by_pieces(
     def local(
         head: Head, x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        count = pieces(*x_BTD.shape[:2], head.rows // ways("vocab"), logits_bytes)
+        B, T, _ = x_BTD.shape
+        count = pieces(B, T, head.rows // ways("vocab"), logits_bytes)
         if count == 1:
             sums = cross_entropy(head(x_BTD), targets_BT, weights_BT)
             return jax.lax.psum(sums, tuple(axes)) if axes else sums

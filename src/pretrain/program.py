@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from pretrain import compiler
 from pretrain.models.model import LanguageModel
 from pretrain.run import Run
 from pretrain.sharding import placed, spec
@@ -14,7 +15,7 @@ from pretrain.step import TrainState, initialise, make_eval_step, make_train_ste
 class Program:
     """A run on the current mesh (`sharding.use`), described but not computed: nothing is allocated."""
 
-    def __init__(self, run: Run, mesh: jax.sharding.Mesh):
+    def __init__(self, run: Run, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh):
         def build() -> LanguageModel:
             return run.model.build(nnx.Rngs(run.seed), run.compute)
 
@@ -25,7 +26,7 @@ class Program:
         # Logical axes of every parameter, "layers | embed -> mlp", as a tree of the parameters' shape.
         self.dims = nnx.to_pure_dict(variables, lambda variable: variable.get_metadata("dims"))
         tx = run.optim.build(self.dims)
-        self.initialise = jax.jit(lambda: initialise(build, tx))
+        self.initialise = jax.jit(lambda: initialise(build, tx), compiler_options=compiler.options())
         self.state: TrainState = placed(jax.eval_shape(self.initialise), mesh)  # shapes and layouts
         self.train_step = make_train_step(
             self.graph, run.objective, tx, learning_rate, run.optim.clip_norm, run.microbatches

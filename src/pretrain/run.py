@@ -10,6 +10,7 @@ from pretrain.data import Data
 from pretrain.evaluate import Evaluate
 from pretrain.generate import Sample
 from pretrain.hooks import Profile
+from pretrain.kernels.attention import Demand
 from pretrain.models.model import Compute, Decoder
 from pretrain.objectives import NextToken
 from pretrain.optim import Optimizer
@@ -43,9 +44,14 @@ class Run(Node):
     def check(self) -> None:
         """Raises Mistake for the first field, or pair of fields, that cannot be. Needs no device."""
         config.check_types(self)
-        for name in ("steps", "batch", "seq_len", "microbatches", "log_every"):
-            if getattr(self, name) < 1:
-                raise Mistake(f"{name} is {getattr(self, name)}: make it 1 or more.")
+        sizes = ("vocab", "layers", "d_model", "heads", "key_value_heads", "head_dim", "d_ff", "vocab_multiple")
+        for node, prefix, names in (
+            (self, "", ("steps", "batch", "seq_len", "microbatches", "log_every")),
+            (self.model, "model.", sizes),
+        ):
+            for name in names:
+                if getattr(node, name) < 1:
+                    raise Mistake(f"{prefix}{name} is {getattr(node, name)}: make it 1 or more.")
         self.ramp.check()
         self.optim.check(self.steps)
         self.checkpoint.check()
@@ -111,6 +117,22 @@ class Run(Node):
                 f"rules.vocab splits it {parts('vocab')} ways: set model.vocab_multiple to a multiple of "
                 f"{parts('vocab')}."
             )
+
+    def check_kernel(self, mesh: Mapping[str, int], platform: str) -> None:
+        """Raises Mistake where the attention kernel cannot do what the model asks of it there."""
+        self.compute.attention.check(
+            Demand(
+                positions=self.seq_len,
+                heads=self.model.heads,
+                kv_heads=self.model.key_value_heads,
+                head_dim=self.model.head_dim,
+                mask=self.model.mask,
+                segments=self.data.mask_documents,
+                dtype=self.compute.jnp_dtype,
+                platform=platform,
+                shards=math.prod(mesh[axis] for axis in self.rules.seq),
+            )
+        )
 
 
 def divisors(n: int) -> str:

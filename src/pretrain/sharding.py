@@ -225,12 +225,18 @@ def _product_backward(
         f"{y_dims},{w_dims}->{x_dims}", dy, gathered(w.astype(x.dtype)),
         out_sharding=jax.typeof(x).sharding.spec,
     )  # fmt: skip
-    # The smaller operand first: XLA's CPU compiler writes out the transpose of the first.
+    # XLA's CPU compiler writes out the transpose of the first operand, a slow loop: so the smaller one
+    # goes first, and the barrier keeps the transpose of the result from swapping the two again.
     (a, a_dims), (b, b_dims) = sorted(((x, x_dims), (dy, y_dims)), key=lambda item: item[0].size)
+    kept_dims = "".join(d for d in a_dims + b_dims if d in w_dims)
+    order = [w_dims.index(d) for d in kept_dims]
+    held = jax.typeof(w).sharding.spec
     dw = jnp.einsum(
-        f"{a_dims},{b_dims}->{w_dims}", a, b,
-        out_sharding=jax.typeof(w).sharding.spec, preferred_element_type=w.dtype,
+        f"{a_dims},{b_dims}->{kept_dims}", a, b,
+        out_sharding=PartitionSpec(*(held[i] for i in order)), preferred_element_type=w.dtype,
     )  # fmt: skip
+    if kept_dims != w_dims:
+        dw = jax.lax.optimization_barrier(dw).transpose([kept_dims.index(d) for d in w_dims])
     return dx, dw
 
 

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from pretrain import compiler
 from pretrain.models.model import LanguageModel
 from pretrain.sharding import spec
 
@@ -52,12 +53,12 @@ def make_train_step(
     learning_rate: Callable[[jax.Array], jax.Array],
     clip_norm: float | None,
     microbatches: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """A jitted, donated, pure (state, batch) -> (state, metrics).
 
     The loss is the sum over the batch's valid tokens over their number, whatever the mesh and the
-    number of microbatches. A step whose loss or gradients are not finite leaves parameters and
-    optimizer state as they were, and is counted.
+    number of microbatches. A step whose loss, gradients or update are not finite leaves parameters
+    and optimizer state as they were, and is counted.
     """
 
     def gradients(params: Any, batch: Batch) -> tuple[Any, Metrics]:
@@ -77,35 +78,35 @@ def make_train_step(
             grads, means = summed(grad, params, {k: deal(v, microbatches) for k, v in batch.items()})
         return grads, means | {"tokens": tokens}
 
-    def update(grads: Any, state: TrainState, norm: jax.Array, finite: jax.Array) -> Any:
-        rate = learning_rate(state.step)
+    def update(grads: Any, state: TrainState, metrics: Metrics) -> Any:
+        rate, grad_norm = learning_rate(state.step), optax.tree.norm(grads)
         if clip_norm is not None:
-            scale = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
+            scale = jnp.minimum(1.0, clip_norm / jnp.maximum(grad_norm, 1e-30))
             grads = jax.tree.map(lambda g: g * scale, grads)
         updates, optimizer = tx.update(grads, state.optimizer, state.params, learning_rate=rate)
         params = optax.apply_updates(state.params, updates)
-        # A selection: multiplying by zero would keep the NaN.
-        keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
-        new = keep((params, optimizer), (state.params, state.optimizer))
-        sizes = optax.tree.norm(state.params), optax.tree.norm(updates)
-        return *new, rate, *sizes
+        norms = grad_norm, optax.tree.norm(state.params), optax.tree.norm(updates)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norms[0]) & jnp.isfinite(norms[2])
+        # A selection: multiplying by zero would keep the NaN. Without tokens there is no gradient,
+        # but momentum and decay would still move.
+        moves = functools.partial(jnp.where, finite & (metrics["tokens"] > 0))
+        new = jax.tree.map(moves, (params, optimizer), (state.params, state.optimizer))
+        return *new, finite, rate, *norms
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler.options())
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state.params, batch)
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
-        out = *layouts((state.params, state.optimizer)), *[PartitionSpec()] * 3
-        params, optimizer, rate, param_norm, update_norm = jax.sharding.auto_axes(
-            update, out_sharding=out
-        )(grads, state, norm, finite)
+        out = *layouts((state.params, state.optimizer)), *[PartitionSpec()] * 5
+        params, optimizer, finite, rate, grad_norm, param_norm, update_norm = (
+            jax.sharding.auto_axes(update, out_sharding=out)(grads, state, metrics)
+        )
         bad = jnp.where(finite, 0, 1)
         skipped_in_a_row = (state.skipped_in_a_row + bad) * bad
         state = TrainState(
             state.step + 1, params, optimizer, state.skipped + bad, skipped_in_a_row
         )
         metrics |= {
-            "grad_norm": norm,
+            "grad_norm": grad_norm,
             "param_norm": param_norm,
             "update_norm": update_norm,
             "learning_rate": rate,
@@ -122,7 +123,7 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], Metrics]:
     """A jitted (params, batch) -> sums over the batch's valid tokens, "tokens" their number."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler.options())
     def eval_step(params: Any, batch: Batch) -> Metrics:
         sums = objective.sums(nnx.merge(graph, params), batch)
         return sums | {"tokens": jnp.sum(batch["weights_BT"])}

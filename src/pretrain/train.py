@@ -33,18 +33,19 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
     SIGTERM and Ctrl-C save and stop. Raises Mistake for whatever a user can mend.
     """
     mesh = run.mesh.build()
-    run.check_layout(mesh.shape)
     with (
         sharding.use(mesh, run.rules),
         run.checkpoint.build(directory.checkpoints, terminal.say) as checkpoints,
         interruptions() as interrupted,
     ):
+        run.check_layout(mesh.shape)
+        run.check_kernel(mesh.shape, jax.default_backend())
         program = Program(run, mesh)
         for line in banner(run, program, mesh):
             terminal.say(line)
         state, corpus = start(run, program, checkpoints, terminal)
         first, bytes_per_token = int(state.step), corpus.train.bytes / len(corpus.train)
-        writers = [terminal, *open_writers(directory, jax.process_index(), first, described(run))]
+        writers = [*open_writers(directory, jax.process_index(), first, described(run)), terminal]
         with (
             loader(run, program, corpus).stream(first, run.steps) as stream,
             Log(
@@ -54,10 +55,10 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
         ):  # fmt: skip
             save, measure, write = activities(run, program, corpus, checkpoints, log, mesh)
             hooks = [
-                every(run.checkpoint.every, aside(log, save)),
                 every(run.evaluate.every, aside(log, measure(run.evaluate.batches))),
                 every(run.sample.every, aside(log, write)),
-                *run.profile.hooks(directory.path),
+                every(run.checkpoint.every, aside(log, save)),
+                *run.profile.hooks(directory.tensorboard),
             ]
             for step, batch in stream:
                 state, metrics = program.train_step(state, batch)
@@ -67,7 +68,7 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
                 checkpoints.check()
                 if interrupted(step + 1):
                     break
-            finish = [save] if interrupted(run.steps) else [save, measure(None), write]
+            finish = [save] if interrupted(run.steps) else [measure(None), write, save]
             for hook in finish:
                 aside(log, hook)(int(state.step), state)
         checkpoints.wait()

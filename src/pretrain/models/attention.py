@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from pretrain.kernels.attention import HIDDEN, Attention, Causal
+from pretrain.kernels.attention import HIDDEN, Attention, Mask
 from pretrain.models.init import Init
 from pretrain.models.layers import RESIDUAL, Linear
 from pretrain.models.positions import Rotation
@@ -19,7 +19,7 @@ class Attend(Protocol):
     """Mixes values by the match of queries and keys: over a whole sequence, or through a cache."""
 
     def __call__(
-        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Causal
+        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Mask
     ) -> jax.Array:
         """[B, T, N, H], laid out as the queries are."""
         ...
@@ -33,7 +33,7 @@ class Whole:
     segments_BT: jax.Array | None
 
     def __call__(
-        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Causal
+        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Mask
     ) -> jax.Array:
         """[B, T, N, H], laid out as the queries are."""
         return self.kernel(q_BTNH, k_BTKH, v_BTKH, self.segments_BT, mask)
@@ -64,7 +64,7 @@ class Recall:
         self.k_BSKH, self.v_BSKH, self.positions_BT = k_BSKH, v_BSKH, positions_BT
 
     def __call__(
-        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Causal
+        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Mask
     ) -> jax.Array:
         """[B, T, N, H]; the keys and values given are written at their positions first."""
         layouts = tuple(jax.typeof(x).sharding.spec for x in (q_BTNH, self.k_BSKH, self.v_BSKH))
@@ -76,7 +76,7 @@ class Recall:
 
 
 def _recall(
-    mask: Causal, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array,
+    mask: Mask, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array,
     k_BSKH: jax.Array, v_BSKH: jax.Array, where_BT: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     (B, T, N, H), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
@@ -107,7 +107,7 @@ class SelfAttention(nnx.Module):
     """
 
     def __init__(
-        self, rngs: nnx.Rngs, *, d_model: int, heads: int, kv_heads: int, head_dim: int, mask: Causal,
+        self, rngs: nnx.Rngs, *, d_model: int, heads: int, kv_heads: int, head_dim: int, mask: Mask,
         init: Init, out_init: Init, linear: type[Linear] = Linear,
     ):  # fmt: skip
         # One key/value head stays whole under tensor parallelism: there is nothing to split.

@@ -6,7 +6,6 @@ import math
 import jax
 from flax import nnx
 
-from pretrain.kernels.attention import Causal
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
 from pretrain.models.layers import INSIDE, MLP, Affine, AffineLayerNorm, Embedding, Head
@@ -43,7 +42,7 @@ class Block(nnx.Module):
         self.attention_norm = AffineLayerNorm(rngs, size.d_model)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim,
-            mask=Causal(), init=init, out_init=out_init, linear=Affine,
+            mask=size.mask, init=init, out_init=out_init, linear=Affine,
         )  # fmt: skip
         self.mlp_norm = AffineLayerNorm(rngs, size.d_model)
         self.mlp = MLP(

@@ -3,7 +3,6 @@
 import jax
 from flax import nnx
 
-from pretrain.kernels.attention import Causal
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
 from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, RMSNorm, Unembedding
@@ -39,7 +38,7 @@ class Block(nnx.Module):
         self.attention_norm = RMSNorm(rngs, size.d_model, size.norm_eps)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=size.kv_heads,
-            head_dim=size.head_dim, mask=Causal(), init=init, out_init=init,
+            head_dim=size.head_dim, mask=size.mask, init=init, out_init=init,
         )  # fmt: skip
         self.mlp_norm = RMSNorm(rngs, size.d_model, size.norm_eps)
         self.mlp = GatedMLP(rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=init, out_init=init)

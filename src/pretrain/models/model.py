@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.config import Node
-from pretrain.kernels.attention import Attention, Plain
+from pretrain.kernels.attention import Attention, Causal, Mask, Plain
 from pretrain.models.attention import Cache, Context, Whole
 from pretrain.models.layers import INSIDE, Head, LayerNorm, RMSNorm
 from pretrain.models.positions import Rotation, Still, positions
@@ -95,6 +95,11 @@ class Decoder(Node):
     def max_context(self) -> int | None:
         """The longest sequence that has positions, None where any length has."""
         return None
+
+    @property
+    def mask(self) -> Mask:
+        """Whom a token may attend to."""
+        return Causal()
 
     def build(self, rngs: nnx.Rngs, compute: Compute) -> LanguageModel:
         """The module with freshly initialised fp32 parameters, laid out on the current mesh."""

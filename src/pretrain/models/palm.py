@@ -3,7 +3,6 @@
 import jax
 from flax import nnx
 
-from pretrain.kernels.attention import Causal
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import fan_in, normal
 from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, LayerNorm
@@ -35,7 +34,7 @@ class Block(nnx.Module):
         self.norm = LayerNorm(rngs, size.d_model)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=1, head_dim=size.head_dim,
-            mask=Causal(), init=fan_in(), out_init=fan_in(),
+            mask=size.mask, init=fan_in(), out_init=fan_in(),
         )  # fmt: skip
         self.mlp = GatedMLP(
             rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=fan_in(), out_init=fan_in()

@@ -1,0 +1,179 @@
+"""The families against their papers' equations, whom a token can depend on, and decoding by a cache."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from family_reference import drawn, logits
+from pretrain.models.attention import Cache
+from pretrain.models.model import Compute, Decoder
+from pretrain.models.positions import InterleavedRope, Rope
+from pretrain.program import Program
+from pretrain.tensors import named
+from tiny import FAMILIES, FP32, GPT_2, LLAMA, PALM, B, T, V, initial, on, packed, quick, run
+
+TURNED = [
+    dataclasses.replace(PALM, rope=Rope(base=100.0)),
+    dataclasses.replace(LLAMA, rope=InterleavedRope(base=100.0)),
+]
+DOCUMENTS_BT = np.repeat([[4, 4, 9, 9]], T // 4, axis=1).astype(np.int32)
+
+
+class Forward:
+    """A family with drawn parameters on one device; its functions compiled once for each shape."""
+
+    def __init__(self, model: Decoder, compute: Compute = FP32):
+        self.model, self.compute = model, compute
+        with on() as mesh:
+            program = Program(run(model, compute=compute), mesh)
+        self.graph, self.params = program.graph, drawn(program.state.params)
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(model, *arguments)`."""
+
+        def merged(params: Any, *arguments: Any) -> Any:
+            return function(nnx.merge(self.graph, params), *arguments)
+
+        key = function, *(np.shape(x) for x in jax.tree.leaves(arguments))
+        with on():
+            if key not in self._compiled:
+                self._compiled[key] = quick(merged, self.params, *arguments)
+            return jax.device_get(self._compiled[key](self.params, *arguments))
+
+
+forward = functools.cache(Forward)
+
+
+def logits_and_back(model: Any, tokens: Any, positions: Any, segments: Any, way: Any) -> Any:
+    """Logits, and what a change of them along `way` asks of the parameters below the head."""
+    graph, params = nnx.split(model)
+
+    def below(params: Any) -> jax.Array:
+        hidden = nnx.merge(graph, params).hidden(tokens, positions, segments)
+        return model.head()(hidden)
+
+    logits_BTV, back = jax.vjp(below, params)
+    return logits_BTV, nnx.to_pure_dict(back(way)[0])
+
+
+# --- equations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [*FAMILIES, *TURNED])
+def test_a_family_computes_the_equations_of_its_paper(model: Decoder) -> None:
+    batch, go = packed(), forward(model)
+    names = ("tokens_BT", "positions_BT", "segments_BT")
+    arguments = [batch[name] for name in names]
+    got, _ = go(logits_and_back, *arguments, np.zeros((B, T, 64), np.float32))
+    want = logits(model, go.params, *arguments)
+    assert got.dtype == np.float32 and want.std() > 0.1
+    np.testing.assert_allclose(got[..., :V], want, rtol=1e-5, atol=1e-5 * want.std())
+    assert (got[..., V:] == -1e30).all()
+
+
+def test_bfloat16_models_give_float32_logits_of_bfloat16_states() -> None:
+    def states(model: Any, tokens: Any) -> Any:
+        hidden = model.hidden(tokens)
+        return hidden, model.head()(hidden)
+
+    hidden, logits_BTV = forward(GPT_2, Compute())(states, packed()["tokens_BT"])
+    assert hidden.dtype == jnp.bfloat16 and logits_BTV.dtype == np.float32
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_initial_parameters_have_the_spread_of_the_paper_and_no_two_are_alike(
+    model: Decoder,
+) -> None:
+    """PaLM: section 5, kernels N(0, 1 / n_in), embedding N(0, 1). GPT-2: section 2.3 and the code."""
+    out = 0.02 / math.sqrt(2 * model.layers) if model is GPT_2 else 0.02
+    spread = {"attention/out/kernel": out, "mlp/down/kernel": out, "positions/table": 0.01}
+    if model is PALM:
+        spread = {"embedding/table": 1.0, "attention/out/kernel": 64**-0.5, "mlp/down/kernel": 48**-0.5}
+    for name, x in initial(model).items():
+        if name.endswith(("gain", "bias")):
+            assert (x == (1 if name.endswith("gain") else 0)).all()
+            continue
+        within = 32**-0.5 if model is PALM else 0.02
+        std = next((s for end, s in spread.items() if name.endswith(end)), within)
+        np.testing.assert_allclose(x.std(), std, rtol=4 / math.sqrt(2 * x.size), err_msg=name)
+        np.testing.assert_allclose(x.mean(), 0, atol=4 * std / math.sqrt(x.size), err_msg=name)
+    values = np.concatenate([x.ravel()[:8] for x in initial(model).values() if x.std()])
+    first, second = initial(model)["stack/blocks/attention/query/kernel"]
+    assert len(set(values)) == len(values) and not (first == second).any()
+
+
+# --- whom a token depends on ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_logits_depend_on_the_earlier_tokens_of_their_document_and_on_nothing_else(
+    model: Decoder,
+) -> None:
+    """By the gradient: exactly 0 elsewhere. Every token of the row is another row of the table."""
+    go = forward(model)
+    tokens = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    where, documents = tokens, np.repeat(DOCUMENTS_BT, B, axis=0)
+    for t in range(T):
+        way = np.zeros((B, T, 64), np.float32)
+        way[0, t, :V] = np.random.default_rng(t).normal(size=V)
+        _, back = go(logits_and_back, tokens, where, documents, way)
+        sees = (np.arange(T) <= t) & (documents[0] == documents[0, t])
+        rows = [name for name in ("embedding/table", "positions/table") if name in named(back)]
+        for name in rows:
+            felt = np.abs(named(back)[name][:T]).sum(axis=1)
+            assert (felt[sees] > 0).all() and (felt[~sees] == 0).all(), (name, t)
+
+
+# --- decoding ---------------------------------------------------------------------------------------
+
+
+def whole(model: Any, tokens_BT: Any) -> Any:
+    return model.hidden(tokens_BT)
+
+
+def extend(model: Any, tokens_BT: Any, cache: Cache) -> Any:
+    return model.extend(tokens_BT, cache)
+
+
+def empty(go: Forward, rows: int) -> Cache:
+    with on():
+        return go.model.cache(rows, T + 3, go.compute)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("prompt", [1, 5])
+def test_tokens_one_by_one_through_the_cache_are_the_whole_sequence(
+    model: Decoder, prompt: int
+) -> None:
+    go, tokens_BT = forward(model), packed()["tokens_BT"]
+    x_BTD, cache = go(extend, tokens_BT[:, :prompt], empty(go, B))
+    parts = [x_BTD]
+    for t in range(prompt, T):
+        x_BTD, cache = go(extend, tokens_BT[:, t : t + 1], cache)
+        parts.append(x_BTD)
+    assert (cache.length_B == T).all()
+    want = go(whole, tokens_BT)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_rows_of_a_padded_prompt_go_on_from_their_own_length(model: Decoder) -> None:
+    go, tokens_BT = forward(model), packed()["tokens_BT"]
+    length_B = np.arange(B, dtype=np.int32) % 5 + 1
+    _, cache = go(extend, tokens_BT[:, :5], empty(go, B))
+    cache = dataclasses.replace(cache, length_B=length_B)
+    want = go(whole, tokens_BT)
+    for t in range(T - 5):
+        at_B1 = (length_B + t)[:, None]
+        x_BTD, cache = go(extend, np.take_along_axis(tokens_BT, at_B1, axis=1), cache)
+        expected = np.take_along_axis(want, at_B1[..., None], axis=1)
+        np.testing.assert_allclose(x_BTD, expected, rtol=1e-5, atol=1e-5)
