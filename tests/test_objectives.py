@@ -123,7 +123,6 @@ def test_pieces_bound_the_memory_of_loss_and_gradient(axes: Axes) -> None:
         return go.memory_analysis().temp_size_in_bytes  # type: ignore[attr-defined]
 
     whole, cut = temporaries(2**30), temporaries(2**20)
-    print(axes, whole/2**20, cut/2**20)
     device = 4 * B * T * V // (4 if axes else 1)
     assert whole >= device
     assert cut < whole / 8

@@ -11,6 +11,7 @@ import importlib
 import importlib.resources
 import importlib.util
 import io
+import itertools
 import re
 import sys
 import typing
@@ -94,20 +95,22 @@ def load(name: str, binding: str = "config") -> Any:
     try:
         spec.loader.exec_module(module)
     except Mistake as mistake:
-        raise Mistake(f"{path}, line {_line(mistake, path)}: {mistake}") from None
+        raise Mistake(f"{path}, line {_line(mistake, spec.origin)}: {mistake}") from None
     except Exception as error:
-        raise Mistake(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}.") from error
+        line, kind = _line(error, spec.origin), type(error).__name__
+        raise Mistake(f"{path}, line {line}: {kind}: {error}.") from error
     if not hasattr(module, binding):
         raise Mistake(f"{path} does not bind `{binding}`: end it with `{binding} = ...`.")
     return getattr(module, binding)
 
 
-def _line(error: BaseException, path: Path) -> int:
-    if isinstance(error, SyntaxError):
+def _line(error: BaseException, file: str | None) -> int:
+    """The last line of `file`, as its loader calls it, that led to the error."""
+    if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno or 0
     line, trace = 0, error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if trace.tb_frame.f_code.co_filename == file:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
@@ -139,9 +142,14 @@ def override(config: Any, arguments: Sequence[str], prog: str, description: str)
     except SystemExit as stop:
         if stop.code == 0:
             raise
-        lines = [line.strip("│ ") for line in printed.getvalue().splitlines()[1:]]
-        sentence = " ".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("─"))])
-        raise Mistake(f"{sentence.rstrip('.')} (see --help).") from None
+        raise Mistake(f"{_complaint(printed.getvalue())} (see --help).") from None
+
+
+def _complaint(box: str) -> str:
+    """What tyro says between the first two rules of its box, which is drawn in ASCII on some terminals."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    parts = itertools.groupby(lines, key=lambda line: bool(line.strip("─-")))
+    return " ".join(next(part for said, part in parts if said)).rstrip(".")
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -160,11 +168,12 @@ def check_types(config: Node, prefix: str = "") -> None:
     """Raises Mistake for the first field whose value is not of its type, naming both."""
     import typeguard
 
+    every_item = typeguard.CollectionCheckStrategy.ALL_ITEMS
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # Node itself has no fields
         value, path = getattr(config, field.name), f"{prefix}{field.name}"
         try:
-            typeguard.check_type(value, hints[field.name])
+            typeguard.check_type(value, hints[field.name], collection_check_strategy=every_item)
         except typeguard.TypeCheckError:
             wanted = str(hints[field.name]).removeprefix("<class '").removesuffix("'>")
             raise Mistake(f"{path} is {value!r}: it must be {wanted}.") from None

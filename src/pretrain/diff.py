@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pretrain import config
 from pretrain.config import Mistake, Node
+from pretrain.launch import saved
 from pretrain.rundir import RunDirectory
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def read(name: str) -> Node:
     """The config of a file, or of a run directory."""
     if Path(name).is_dir():
-        return config.from_json(RunDirectory(name).read_json("config.json"))
+        return saved(RunDirectory(name))
     return config.load(name)
 
 

@@ -9,14 +9,19 @@ mistake ends in one sentence and exit status 2.
 """
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from pretrain import config, host
+from pretrain import config
 from pretrain.config import Mistake
-from pretrain.distributed import Processes, join
+from pretrain.distributed import Processes, joined
+from pretrain.interrupt import Stopped, stoppable
 from pretrain.rundir import RunDirectory
 
 if TYPE_CHECKING:  # importing it imports JAX, which --help and most mistakes can do without
@@ -26,14 +31,23 @@ if TYPE_CHECKING:  # importing it imports JAX, which --help and most mistakes ca
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; the exit status."""
     try:
-        return launch(sys.argv[1:] if arguments is None else arguments)
+        with stoppable():
+            return launch(sys.argv[1:] if arguments is None else arguments)
     except Mistake as mistake:
         print(f"pretrain.launch: {mistake}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # --help | head
+        return 128 + signal.SIGPIPE
+    except Stopped as stopped:
+        print(
+            f"pretrain.launch: stopped by {stopped}; what was saved stays, and the same command goes on.",
+            file=sys.stderr,
+        )
+        return 128 + stopped.number
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Build the run, take its directory, train in it. Raises Mistake."""
+    """Build the run, take its directory, train in it. Raises Mistake, or Stopped by a signal."""
     options, overrides = parser().parse_known_args(arguments)
     run = configured(options, overrides)
     import jax
@@ -41,17 +55,21 @@ def launch(arguments: Sequence[str]) -> int:
     if options.cpu_devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    join(Processes(coordinator=options.coordinator, processes=options.processes, process=options.process))
-    from pretrain.progress import open_terminal
-    from pretrain.train import train
+    processes = Processes(
+        coordinator=options.coordinator, processes=options.processes, process=options.process,
+        cluster=options.cluster,
+    )  # fmt: skip
+    with joined(processes):
+        from pretrain.progress import open_terminal
+        from pretrain.train import train
 
-    process = jax.process_index()
-    terminal = open_terminal(run.steps, process)
-    directory = RunDirectory(options.run or default_directory(options.config), process)
-    with directory.lock(terminal.say):
-        remember(run, directory, terminal.say)
-        compile_cache(run.compile_cache)
-        return train(run, directory, terminal)
+        process = jax.process_index()
+        terminal = open_terminal(run.steps, process, Output(sys.stdout))
+        directory = RunDirectory(options.run or default_directory(options.config), process)
+        with directory.lock(terminal.say):
+            compare(run, directory, terminal.say)
+            compile_cache(run.compile_cache)
+            return train(run, directory, terminal)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--coordinator", help="host:port of process 0, where there are several processes")
     options.add_argument("--processes", type=int, help="how many processes there are")
     options.add_argument("--process", type=int, help="which of them this is, from 0")
+    options.add_argument(
+        "--cluster", action="store_true", help="join the other processes as JAX finds them, on a TPU pod"
+    )
     return options
 
 
@@ -74,20 +95,36 @@ def configured(options: argparse.Namespace, overrides: Sequence[str]) -> "Run":
     """The run that the command line describes, checked; `--help` prints every option and exits."""
     if {"-h", "--help"} & set(overrides):
         print(parser().format_help())
-        options.config = options.config or "palm_tiny.py"
-    if options.config is None and options.run is None:
-        raise Mistake("name a config with --config, or the directory of a run to resume with --run.")
+        options.config = options.config or (None if options.run else "palm_tiny.py")
+    if options.cpu_devices is not None and options.cpu_devices < 1:
+        raise Mistake(f"--cpu-devices is {options.cpu_devices}: make it 1 or more.")
     if options.config is not None:
         run = config.load(options.config)
+    elif options.run is not None:
+        run = saved(RunDirectory(options.run))
     else:
-        run = config.from_json(RunDirectory(options.run).read_json("config.json"))
+        raise Mistake("name a config with --config, or the directory of a run to resume with --run.")
     from pretrain.run import Run
 
     if not isinstance(run, Run):
         raise Mistake(f"{options.config} binds `config` to a {type(run).__name__}: it must be a Run.")
+    config.check_types(run)  # before the overrides, which take the types from it
     run = config.override(run, overrides, "pretrain.launch", "fields of the run, with their values now")
     run.check()
     return run
+
+
+def saved(directory: RunDirectory) -> config.Node:
+    """The config of a run directory. Raises Mistake where it is missing or damaged."""
+    value = directory.read_json("config.json")
+    try:
+        found = config.from_json(value)
+        if not isinstance(found, config.Node):
+            raise Mistake("it is not a config.")
+        config.check_types(found)
+    except Mistake as mistake:
+        raise Mistake(f"{directory.config} cannot be read: {mistake}") from None
+    return found
 
 
 def default_directory(name: str) -> Path:
@@ -95,23 +132,22 @@ def default_directory(name: str) -> Path:
     return Path("runs", Path(name).stem)
 
 
-def remember(run: "Run", directory: RunDirectory, report: Callable[[str], None]) -> None:
-    """Write config.json; where the directory has one of another run, say in what the two differ.
+def compare(run: "Run", directory: RunDirectory, report: Callable[[str], None]) -> None:
+    """Say in what the run differs from the one that the directory holds, if it holds one.
 
     Raises Mistake where the model differs: its checkpoints could not be read.
     """
-    if directory.config.exists():
-        old = config.from_json(directory.read_json("config.json"))
-        changes = list(config.diff(old, run))
-        model = [change for change in changes if change.startswith("model")]
-        if model:
-            raise Mistake(
-                f"{directory.path} holds a run of another model ({'; '.join(model)}): give another "
-                "directory with --run, or that model's config."
-            )
-        for change in changes:
-            report(f"changed since this run was last started: {change}")
-    directory.write_json("config.json", config.to_json(run))
+    if not directory.config.exists():
+        return
+    changes = list(config.diff(saved(directory), run))
+    model = [change for change in changes if change.startswith("model")]
+    if model:
+        raise Mistake(
+            f"{directory.path} holds a run of another model ({'; '.join(model)}): give another "
+            "directory with --run, or that model's config."
+        )
+    for change in changes:
+        report(f"changed since this run was last started: {change}")
 
 
 def compile_cache(directory: str | None) -> None:
@@ -123,10 +159,61 @@ def compile_cache(directory: str | None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+class Output:
+    """Standard output. Once nobody reads it any more it leads nowhere, and the run goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes the text."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lost(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        with contextlib.suppress(OSError):
+            print(
+                f"pretrain.launch: standard output is gone ({error.strerror}); the run goes on without.",
+                file=sys.stderr,
+            )
+
+
+def leave() -> NoReturn:
+    """Run the command and end the process, at once if it failed.
+
+    A program that is still being compiled cannot be stopped, and Python would wait for it; so would
+    JAX for the other processes of the run.
+    """
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status)
+    sys.exit()
+
+
 def _refuse(message: str) -> None:
     raise Mistake(f"{message} (see --help).")
 
 
 if __name__ == "__main__":
-    host.prepare()
-    sys.exit(main())
+    leave()
