@@ -1,6 +1,6 @@
 """A GPT-2 of 3.3 M parameters on the Python standard library's own sources, bytes as tokens.
 
-    python -m pretrain.launch --config gpt2_tiny.py
+python -m pretrain.launch --config gpt2_tiny.py
 """
 
 from dataclasses import replace

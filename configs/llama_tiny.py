@@ -1,6 +1,6 @@
 """A LLaMA of 4.3 M parameters on the Python standard library's own sources, bytes as tokens.
 
-    python -m pretrain.launch --config llama_tiny.py
+python -m pretrain.launch --config llama_tiny.py
 """
 
 from dataclasses import replace

@@ -122,11 +122,9 @@ def rope(node: Rope, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return out
 
 
-def mixed(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, sees: np.ndarray, b: Tensors
-) -> np.ndarray:
+def mixed(q: np.ndarray, k: np.ndarray, v: np.ndarray, sees: np.ndarray, b: Tensors) -> np.ndarray:
     """Each query head attends with its group's key/value head, then all are projected and summed."""
-    out = 0.0
+    out = np.zeros(1)
     for n in range(q.shape[2]):
         g = n * k.shape[2] // q.shape[2]
         s = np.einsum("bth,bsh->bts", q[:, :, n], k[:, :, g]) / math.sqrt(q.shape[-1])

@@ -27,8 +27,7 @@ TEXTS = sorted(
     path
     for pattern in ("*", ".ci/*", *(f"{folder}/**/*" for folder in FOLDERS))
     for path in ROOT.glob(pattern)
-    if path.is_file()
-    and path.suffix in ("", ".py", ".md", ".toml", ".json", ".yaml", ".sh", ".txt")
+    if path.is_file() and "__pycache__" not in path.parts
 )
 
 
@@ -95,24 +94,17 @@ def test_the_order_of_the_design_is_that_of_the_house():
     assert table().index("pretrain.step") < table().index("pretrain.optim") < floors[4]
 
 
-def requirements(lines: list[str]) -> set[str]:
-    return {re.split(r"[^\w-]", line)[0].lower() for line in lines}
-
-
-def test_the_code_imports_only_what_the_package_depends_on():
-    """A package that comes along with another one may go with it. Tools may use the extra `dev`."""
+def test_the_package_imports_only_what_it_depends_on():
+    """A package that comes along with another one may go with it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = requirements(project["dependencies"])
-    tools = declared | requirements(project["optional-dependencies"]["dev"])
+    declared = {re.split(r"[^\w-]", line)[0].lower() for line in project["dependencies"]}
     owners = packages_distributions()
     undeclared = {
         (shown(path), name)
-        for path in CODE
+        for path in FILES
         for name in {name.split(".")[0] for name in imported(path)} - {"pretrain"}
         if name not in sys.stdlib_module_names
-        and {owner.lower() for owner in owners.get(name, [name])}.isdisjoint(
-            tools if path.parent.name == "tools" else declared
-        )
+        and declared.isdisjoint(owner.lower() for owner in owners.get(name, [name]))
     }
     assert undeclared == set()
 
@@ -204,7 +196,7 @@ FOREIGN = "|".join(
 
 def test_no_text_names_a_package_index_or_a_path_of_one_machine():
     for path in TEXTS:
-        found = re.search(FOREIGN, path.read_text())
+        found = re.search(FOREIGN, path.read_text("utf-8", "replace"))
         assert not found, f"{shown(path)} has {found[0]!r}" if found else ""
 
 

@@ -11,7 +11,7 @@ SUMS = [{"loss": 40.0, "tokens": 10.0}, {"loss": 3.0, "tokens": 2.0}, {"loss": 9
 
 
 def measured(batches: int | None, bytes_per_token: float = 1.0) -> dict[str, float]:
-    return evaluate(lambda params, batch: batch, None, SUMS, batches, bytes_per_token)  # type: ignore[arg-type]
+    return evaluate(lambda params, batch: batch, None, SUMS, batches, bytes_per_token)
 
 
 def test_every_token_weighs_the_same_whatever_batch_it_is_in() -> None:
@@ -27,7 +27,7 @@ def test_perplexity_is_per_token_and_bits_are_per_byte() -> None:
 
 
 def test_a_loss_whose_perplexity_is_no_float_is_reported_all_the_same() -> None:
-    told = evaluate(lambda params, batch: batch, None, [{"loss": 1e4, "tokens": 1.0}], 1, 1.0)  # type: ignore[arg-type]
+    told = evaluate(lambda params, batch: batch, None, [{"loss": 1e4, "tokens": 1.0}], 1, 1.0)
     assert told["eval_loss"] == 1e4 and math.isfinite(told["eval_perplexity"])
 
 

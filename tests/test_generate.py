@@ -82,7 +82,7 @@ def test_a_text_ends_where_the_model_has_no_more_positions() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_softmax_of_logits_over_temperature(temperature: float) -> None:
-    rows, logits_V = 20_000, np.float32([0.0, 1.0, -1.0, 2.0, -1e30])
+    rows, logits_V = 20_000, np.array([0.0, 1.0, -1.0, 2.0, -1e30], np.float32)
     logits_B1V = jnp.broadcast_to(jnp.asarray(logits_V), (rows, 1, 5))
     with on():
         ids_B1 = choose(logits_B1V, jax.random.key(0), jnp.float32(temperature))

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from family_reference import drawn, logits
+from pretrain.config import Mistake
 from pretrain.models.attention import Cache
 from pretrain.models.model import Compute, Decoder
 from pretrain.models.positions import InterleavedRope, Rope
@@ -97,7 +98,11 @@ def test_initial_parameters_have_the_spread_of_the_paper_and_no_two_are_alike(
     out = 0.02 / math.sqrt(2 * model.layers) if model is GPT_2 else 0.02
     spread = {"attention/out/kernel": out, "mlp/down/kernel": out, "positions/table": 0.01}
     if model is PALM:
-        spread = {"embedding/table": 1.0, "attention/out/kernel": 64**-0.5, "mlp/down/kernel": 48**-0.5}
+        spread = {
+            "embedding/table": 1.0,
+            "attention/out/kernel": 64**-0.5,
+            "mlp/down/kernel": 48**-0.5,
+        }
     for name, x in initial(model).items():
         if name.endswith(("gain", "bias")):
             assert (x == (1 if name.endswith("gain") else 0)).all()
@@ -109,6 +114,11 @@ def test_initial_parameters_have_the_spread_of_the_paper_and_no_two_are_alike(
     values = np.concatenate([x.ravel()[:8] for x in initial(model).values() if x.std()])
     first, second = initial(model)["stack/blocks/attention/query/kernel"]
     assert len(set(values)) == len(values) and not (first == second).any()
+
+
+def test_rope_turns_pairs_so_an_odd_head_is_a_mistake() -> None:
+    with pytest.raises(Mistake, match=r"model\.head_dim is 7: rope turns pairs of features"):
+        forward(dataclasses.replace(PALM, head_dim=7))(whole, packed()["tokens_BT"])
 
 
 # --- whom a token depends on ------------------------------------------------------------------------

@@ -154,7 +154,6 @@ def test_a_schedule_traces_to_one_fp32_scalar() -> None:
 @pytest.mark.parametrize(
     ("schedule", "names"),
     [
-        (Constant(warmup=11), ("warmup is 11", "steps=10")),
         (Constant(warmup=-1), ("warmup is -1",)),
         (Linear(final=1.5), ("final is 1.5",)),
         (Cosine(final=-0.1), ("final is -0.1",)),

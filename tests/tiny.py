@@ -145,6 +145,11 @@ class Trainer:
         state, metrics = self._step(state, self.put(batch))
         return state, Step(jax.device_get(metrics), host(state.optimizer))
 
+    @property
+    def temporaries(self) -> int:
+        """Bytes that the step needs beside its arguments and results."""
+        return self._step.memory_analysis().temp_size_in_bytes  # type: ignore[attr-defined]
+
     def put(self, batch: Arrays) -> dict[str, jax.Array]:
         """What the step takes of a batch, on the devices."""
         return {name: jax.device_put(batch[name], x.sharding) for name, x in self._batch.items()}

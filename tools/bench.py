@@ -124,24 +124,23 @@ def overhead(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from pretrain.metrics import Log
     from pretrain.train import throughput
 
-    with built(run) as (program, state, batch):
-        with Log(
-            [], [], throughput(run, program), steps=10**9, every=10, bytes_per_token=1.0,
-            waited=lambda: 0.0,
-        ) as log:  # fmt: skip
-            hooks = [every(10**8, lambda step, state: None)] * 4
-            count = 0
+    with built(run) as (program, state, batch), Log(
+        [], [], throughput(run, program), steps=10**9, every=10, bytes_per_token=1.0,
+        waited=lambda: 0.0,
+    ) as log:  # fmt: skip
+        hooks = [every(10**8, lambda step, state: None)] * 4
+        count = 0
 
-            def once() -> None:
-                nonlocal state, count
-                for _ in range(100):
-                    count += 1
-                    state, metrics = program.train_step(state, batch)
-                    log.step(count, metrics)
-                    for hook in hooks:
-                        hook(count, state)
+        def once() -> None:
+            nonlocal state, count
+            for _ in range(100):
+                count += 1
+                state, metrics = program.train_step(state, batch)
+                log.step(count, metrics)
+                for hook in hooks:
+                    hook(count, state)
 
-            seconds = timed(once, 10) / 100
+        seconds = timed(once, 10) / 100
     yield {"step_seconds_with_nothing_to_compute": seconds}
 
 
@@ -150,7 +149,11 @@ def start(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for number in range(3):
         with tempfile.TemporaryDirectory() as cache:
             for kind in ("cold", "warm"):
-                yield {"start": kind, "round": number, "seconds_to_first_step": launched(options, cache)}
+                yield {
+                    "start": kind,
+                    "round": number,
+                    "seconds_to_first_step": launched(options, cache),
+                }
 
 
 def launched(options: argparse.Namespace, cache: str) -> float:
@@ -191,7 +194,10 @@ def loss(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 return by_pieces(head, x, t, jnp.ones(t.shape), limit)[0]
 
             program = jax.jit(jax.value_and_grad(value, argnums=(0, 1))).lower(x, w, t).compile()
-            yield {"logits_bytes": limit, "temporary_bytes": program.memory_analysis().temp_size_in_bytes}
+            yield {
+                "logits_bytes": limit,
+                "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+            }
 
 
 SIZES = {
@@ -279,7 +285,10 @@ def matrix_rate(options: argparse.Namespace) -> float:
     from pretrain import compiler
 
     tokens, dtype = options.batch * options.seq_len, jnp.dtype(options.dtype)
-    a, b = jnp.ones((tokens, options.d_model), dtype), jnp.ones((options.d_model, options.d_ff), dtype)
+    a, b = (
+        jnp.ones((tokens, options.d_model), dtype),
+        jnp.ones((options.d_model, options.d_ff), dtype),
+    )
     product = jax.jit(jnp.matmul, compiler_options=compiler.options())
     seconds = timed(lambda: product(a, b).block_until_ready(), 50)
     return 2 * tokens * options.d_model * options.d_ff / seconds

@@ -21,7 +21,9 @@ def main() -> None:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         training = [line for line in lines if line.get("bits_per_byte") is not None]
         tokens = {line["step"]: line["tokens"] / 1e6 for line in training}
-        held_out = [line for line in lines if "eval_bits_per_byte" in line and line["step"] in tokens]
+        held_out = [
+            line for line in lines if "eval_bits_per_byte" in line and line["step"] in tokens
+        ]
         axes.plot(
             list(tokens.values()), [line["bits_per_byte"] for line in training],
             color=f"C{number}", alpha=0.6, linewidth=1, label=f"{run.name}: training",

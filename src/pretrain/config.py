@@ -45,7 +45,9 @@ class Node:
         """Refuses a misspelt or missing field before the dataclass's own TypeError would."""
         known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # Node itself has no fields
         if args:
-            raise Mistake(f"{cls.__name__} takes its fields by name: {cls.__name__}({next(iter(known))}=...).")
+            raise Mistake(
+                f"{cls.__name__} takes its fields by name: {cls.__name__}({next(iter(known))}=...)."
+            )
         for name in kwargs:
             if name not in known:
                 raise Mistake(f"{cls.__name__} has no field {name!r}{nearest(name, known)}.")
@@ -61,7 +63,7 @@ class Node:
 
 
 def nearest(name: str, among: typing.Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the nearest of some names, or a list of them where none is near."""
+    """ " (did you mean 'x'?)" for the nearest of some names, or a list of them where none is near."""
     among = list(among)
     near = difflib.get_close_matches(name, among, n=3, cutoff=0.6)
     if near:
@@ -80,9 +82,13 @@ def find(name: str) -> Path:
     for place in places:
         if (place / file).is_file():
             return place / file
-    known = sorted({path.name for place in places[1:] for path in place.glob("**/*.py")} - {"__init__.py"})
+    known = sorted(
+        {path.name for place in places[1:] for path in place.glob("**/*.py")} - {"__init__.py"}
+    )
     searched = ", ".join(["the path itself", "./configs", "the configs of the installed package"])
-    raise Mistake(f"there is no config {name!r}{nearest(Path(file).name, known)}; searched: {searched}.")
+    raise Mistake(
+        f"there is no config {name!r}{nearest(Path(file).name, known)}; searched: {searched}."
+    )
 
 
 def load(name: str, binding: str = "config") -> Any:

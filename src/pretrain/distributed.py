@@ -27,12 +27,18 @@ class Processes(Node):
 
     def given(self) -> bool:
         """Whether all three values are. Raises Mistake where only some are, or they cannot be."""
-        values = {"--coordinator": self.coordinator, "--processes": self.processes, "--process": self.process}
+        values = {
+            "--coordinator": self.coordinator,
+            "--processes": self.processes,
+            "--process": self.process,
+        }
         missing = [name for name, value in values.items() if value is None]
         if len(missing) == len(values):
             return False
         if missing:
-            raise Mistake(f"{', '.join(missing)} missing: several processes need all of {', '.join(values)}.")
+            raise Mistake(
+                f"{', '.join(missing)} missing: several processes need all of {', '.join(values)}."
+            )
         self.address()
         assert self.processes is not None and self.process is not None  # none is missing
         if self.processes < 1:
@@ -48,7 +54,9 @@ class Processes(Node):
         """Host and port of the coordinator. Raises Mistake where it is not host:port."""
         host, _, port = (self.coordinator or "").rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise Mistake(f"--coordinator is {self.coordinator!r}: it is host:port, such as 10.0.0.1:9876.")
+            raise Mistake(
+                f"--coordinator is {self.coordinator!r}: it is host:port, such as 10.0.0.1:9876."
+            )
         return host.strip("[]"), int(port)
 
 
@@ -127,8 +135,8 @@ def _listen(host: str, port: int) -> None:
         socket.create_server(address, family=family).close()
     except OSError as error:
         raise Mistake(
-            f"Process 0 cannot listen on {host}:{port} ({error.strerror}): --coordinator is an "
-            "address of its own host and a free port."
+            f"Process 0 cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}): "
+            "--coordinator is an address of its own host and a free port."
         ) from None
 
 

@@ -25,6 +25,8 @@ def prepare(environ: Mapping[str, str] = os.environ) -> None:
 
 def wanted(environ: Mapping[str, str]) -> bool:
     """Whether the allocator should be told to keep memory."""
-    devices = any(map(glob.glob, ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")))
+    devices = any(
+        map(glob.glob, ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd"))
+    )
     on_cpu = environ.get("JAX_PLATFORMS") == "cpu" or not devices
     return on_cpu and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in environ

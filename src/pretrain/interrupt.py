@@ -1,21 +1,12 @@
-"""SIGTERM and Ctrl-C: they end a start at once, and training between two steps, with a checkpoint."""
+"""SIGTERM, Ctrl-C, a closed terminal: they end a start at once, and training with a checkpoint."""
 
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 Interrupted = Callable[[int], int]
-
-
-class Stopped(BaseException):
-    """A signal came while there was nothing to save. Its text is the signal's name."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(named(number))
-        self.number = number
 
 
 def named(number: int) -> str:
@@ -24,55 +15,61 @@ def named(number: int) -> str:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Inside, SIGTERM and Ctrl-C raise Stopped in the main thread."""
+def stoppable(undo: Callable[[], None]) -> Iterator[None]:
+    """Inside, until `interruptions`, a signal calls `undo` and ends the process.
 
+    The exit status is 128 + the signal's number. At the end the handlers before are back.
+    """
+
+    # Not by an exception: one that a handler raises can vanish, in a callback of the garbage
+    # collector for one, and would have to wait for the compiler.
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        with contextlib.suppress(Exception):
+            undo()
+        _tell(f"pretrain.launch: stopped by {named(number)} before training began.")
+        os._exit(128 + number)
 
-    before = _handle(stop, signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in _signals()}
     try:
         yield
     finally:
-        _restore(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def interruptions() -> Iterator[Interrupted]:
-    """Inside, a signal ends nothing: the function says, called after each step, whether one came.
+def interruptions() -> Interrupted:
+    """From now on a signal ends nothing: the function says, called after each step, whether one came.
 
     It gives the signal's number or 0, on all processes of a run alike. After the first signal
-    Ctrl-C ends the process at once, whatever it is doing, and that stays so behind the block.
+    Ctrl-C ends the process at once, whatever it is doing.
     """
-    import jax  # a signal during this import should find `stoppable` at work already
+    import jax  # here, so that a signal during this import finds `stoppable` at work
 
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        text = f"{named(number)}: saving after this step; Ctrl-C now ends the process at once.\n"
-        with contextlib.suppress(OSError):
-            os.write(2, text.encode())  # print might be what the signal interrupted
+        _tell(f"{named(number)}: the run ends when its state is saved; Ctrl-C now ends it at once.")
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         note(number, frame)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    alone = jax.process_count() == 1
-    # With several processes SIGTERM is left to JAX's preemption service.
-    before = _handle(note, signal.SIGINT, signal.SIGTERM) if alone else _handle(pass_on, signal.SIGINT)
-    try:
-        yield (lambda step: noted[0] if noted else 0) if alone else _together(noted)
-    finally:
-        if not noted:
-            _restore(before)
+    if jax.process_count() == 1:
+        for number in _signals():
+            signal.signal(number, note)
+        return lambda step: noted[0] if noted else 0
+    # JAX's preemption service took SIGTERM when the processes joined.
+    for number in _signals() - {signal.SIGTERM}:
+        signal.signal(number, pass_on)
+    return _together(noted)
 
 
 def _together(noted: list[int]) -> Interrupted:
     """Whether any process was told to stop; all of them learn it after the same step.
 
-    The signal reaches processes during different steps, or only one of them. JAX's preemption service
+    The signal reaches processes during different steps, or only one of them. The preemption service
     makes them agree on a step that none has finished.
     """
     from jax.experimental import multihost_utils
@@ -87,11 +84,13 @@ def _together(noted: list[int]) -> Interrupted:
     return interrupted
 
 
-def _handle(handler: Callable[[int, FrameType | None], None], *numbers: int) -> dict[int, Any]:
-    """Install a handler; the handlers before."""
-    return {number: signal.signal(number, handler) for number in numbers}
+def _signals() -> set[signal.Signals]:
+    """Those that stop a run: not the closing of a terminal where that is ignored, as under nohup."""
+    stopping = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return stopping - {signal.SIGHUP} if ignored else stopping
 
 
-def _restore(handlers: Mapping[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())  # print might be what the signal interrupted

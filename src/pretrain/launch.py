@@ -10,18 +10,19 @@ mistake ends in one sentence and exit status 2.
 
 import argparse
 import contextlib
+import difflib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
-from pretrain import config
+from pretrain import config, host
 from pretrain.config import Mistake
 from pretrain.distributed import Processes, joined
-from pretrain.interrupt import Stopped, stoppable
+from pretrain.interrupt import stoppable
 from pretrain.rundir import RunDirectory
 
 if TYPE_CHECKING:  # importing it imports JAX, which --help and most mistakes can do without
@@ -31,23 +32,17 @@ if TYPE_CHECKING:  # importing it imports JAX, which --help and most mistakes ca
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; the exit status."""
     try:
-        with stoppable():
-            return launch(sys.argv[1:] if arguments is None else arguments)
+        with contextlib.ExitStack() as held, stoppable(held.close):
+            return launch(sys.argv[1:] if arguments is None else arguments, held)
     except Mistake as mistake:
         print(f"pretrain.launch: {mistake}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # --help | head
         return 128 + signal.SIGPIPE
-    except Stopped as stopped:
-        print(
-            f"pretrain.launch: stopped by {stopped}; what was saved stays, and the same command goes on.",
-            file=sys.stderr,
-        )
-        return 128 + stopped.number
 
 
-def launch(arguments: Sequence[str]) -> int:
-    """Build the run, take its directory, train in it. Raises Mistake, or Stopped by a signal."""
+def launch(arguments: Sequence[str], held: contextlib.ExitStack) -> int:
+    """Build the run, take its directory, which is given back with `held`, and train in it."""
     options, overrides = parser().parse_known_args(arguments)
     run = configured(options, overrides)
     import jax
@@ -63,30 +58,39 @@ def launch(arguments: Sequence[str]) -> int:
         from pretrain.progress import open_terminal
         from pretrain.train import train
 
-        process = jax.process_index()
-        terminal = open_terminal(run.steps, process, Output(sys.stdout))
+        process = process_index()
+        terminal = open_terminal(run.steps, process, cast(TextIO, Output(sys.stdout)))
         directory = RunDirectory(options.run or default_directory(options.config), process)
-        with directory.lock(terminal.say):
-            compare(run, directory, terminal.say)
-            compile_cache(run.compile_cache)
-            return train(run, directory, terminal)
+        held.enter_context(directory.lock(terminal.say))
+        compare(run, directory, terminal.say)
+        compile_cache(run.compile_cache, terminal.say)
+        return train(run, directory, terminal)
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command itself; all others are fields of the run."""
     options = argparse.ArgumentParser(
         prog="pretrain.launch", description=__doc__, add_help=False, allow_abbrev=False,
+        usage="%(prog)s --config NAME [--run DIR] [OPTION ...] [FIELD OF THE RUN ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    options.error = _refuse  # type: ignore[method-assign]  # argparse's own prints usage and exits
-    options.add_argument("--config", help="config file: a path, or a name in ./configs or of the package")
+    options.error = _refuse  # type: ignore[method-assign]  # argparse exits
+    options.add_argument(
+        "--config", help="config file: a path, or a name in ./configs or of the package"
+    )
     options.add_argument("--run", help="run directory; default runs/NAME of the config")
-    options.add_argument("--cpu-devices", type=int, help="train on that many fake devices of the CPU")
-    options.add_argument("--coordinator", help="host:port of process 0, where there are several processes")
+    options.add_argument(
+        "--cpu-devices", type=int, help="train on that many fake devices of the CPU"
+    )
+    options.add_argument(
+        "--coordinator", help="host:port of process 0, where there are several processes"
+    )
     options.add_argument("--processes", type=int, help="how many processes there are")
     options.add_argument("--process", type=int, help="which of them this is, from 0")
     options.add_argument(
-        "--cluster", action="store_true", help="join the other processes as JAX finds them, on a TPU pod"
+        "--cluster",
+        action="store_true",
+        help="join the other processes as JAX finds them, on a TPU pod",
     )
     return options
 
@@ -103,15 +107,33 @@ def configured(options: argparse.Namespace, overrides: Sequence[str]) -> "Run":
     elif options.run is not None:
         run = saved(RunDirectory(options.run))
     else:
-        raise Mistake("name a config with --config, or the directory of a run to resume with --run.")
+        suggest(options, overrides, {})
+        raise Mistake(
+            "name a config with --config, or the directory of a run to resume with --run."
+        )
     from pretrain.run import Run
 
     if not isinstance(run, Run):
-        raise Mistake(f"{options.config} binds `config` to a {type(run).__name__}: it must be a Run.")
+        raise Mistake(
+            f"{options.config} binds `config` to a {type(run).__name__}: it must be a Run."
+        )
     config.check_types(run)  # before the overrides, which take the types from it
-    run = config.override(run, overrides, "pretrain.launch", "fields of the run, with their values now")
+    suggest(options, overrides, config.leaves(run))
+    run = config.override(
+        run, overrides, "pretrain.launch", "fields of the run, with their values now"
+    )
     run.check()
     return run
+
+
+def suggest(options: argparse.Namespace, overrides: Sequence[str], fields: Container[str]) -> None:
+    """Raises Mistake for an override that is no field and nearly an option of the command itself."""
+    known = [f"--{name.replace('_', '-')}" for name in vars(options)]
+    for argument in overrides:
+        option = argument.split("=")[0]
+        near = difflib.get_close_matches(option, known, n=1, cutoff=0.8)
+        if near and option.removeprefix("--").replace("-", "_") not in fields:
+            raise Mistake(f"there is no option {option} (did you mean {near[0]!r}?).")
 
 
 def saved(directory: RunDirectory) -> config.Node:
@@ -120,10 +142,14 @@ def saved(directory: RunDirectory) -> config.Node:
     try:
         found = config.from_json(value)
         if not isinstance(found, config.Node):
-            raise Mistake("it is not a config.")
+            raise Mistake("it holds no config")
         config.check_types(found)
     except Mistake as mistake:
-        raise Mistake(f"{directory.config} cannot be read: {mistake}") from None
+        reason = str(mistake).rstrip(".")
+        raise Mistake(
+            f"{directory.config} cannot be read ({reason}): mend it, or delete it and name the run's "
+            "config with --config."
+        ) from None
     return found
 
 
@@ -150,13 +176,34 @@ def compare(run: "Run", directory: RunDirectory, report: Callable[[str], None]) 
         report(f"changed since this run was last started: {change}")
 
 
-def compile_cache(directory: str | None) -> None:
+def process_index() -> int:
+    """Of this process in its run, once JAX has found its devices. Raises Mistake where there are none."""
+    import jax
+
+    try:
+        return jax.process_index()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise Mistake(
+            f"JAX finds no device (JAX_PLATFORMS is {asked!r}): unset it, or install what that "
+            "platform needs."
+        ) from error
+
+
+def compile_cache(directory: str | None, report: Callable[[str], None]) -> None:
     """Keep compiled programs in `directory`, so that the next start of a like run is quick."""
     import jax
 
-    if directory is not None:
-        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if directory is None:
+        return
+    path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        report(f"compile_cache {path} cannot be made ({error.strerror}): every start compiles anew")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class Output:
@@ -198,6 +245,9 @@ def leave() -> NoReturn:
     A program that is still being compiled cannot be stopped, and Python would wait for it; so would
     JAX for the other processes of the run.
     """
+    # A service may be started without them, and a file of the run would then get their number.
+    null = Path(os.devnull).open("w")  # noqa: SIM115 (the process is its context)
+    sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
     try:
         status = main()
     except Exception:
@@ -211,9 +261,10 @@ def leave() -> NoReturn:
     sys.exit()
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     raise Mistake(f"{message} (see --help).")
 
 
 if __name__ == "__main__":
+    host.prepare()
     leave()

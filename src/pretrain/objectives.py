@@ -32,7 +32,9 @@ class NextToken(Node):
         `batch` holds tokens_BT, targets_BT, weights_BT and, where documents are told apart,
         positions_BT and segments_BT.
         """
-        x_BTD = model.hidden(batch["tokens_BT"], batch.get("positions_BT"), batch.get("segments_BT"))
+        x_BTD = model.hidden(
+            batch["tokens_BT"], batch.get("positions_BT"), batch.get("segments_BT")
+        )
         targets_BT, weights_BT = batch["targets_BT"], batch["weights_BT"]
         loss, z = by_pieces(model.head(), x_BTD, targets_BT, weights_BT, self.logits_bytes)
         return {"total": loss + self.z_loss * z, "loss": loss, "z_loss": self.z_loss * z}

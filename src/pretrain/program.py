@@ -26,7 +26,9 @@ class Program:
         # Logical axes of every parameter, "layers | embed -> mlp", as a tree of the parameters' shape.
         self.dims = nnx.to_pure_dict(variables, lambda variable: variable.get_metadata("dims"))
         tx = run.optim.build(self.dims)
-        self.initialise = jax.jit(lambda: initialise(build, tx), compiler_options=compiler.options())
+        self.initialise = jax.jit(
+            lambda: initialise(build, tx), compiler_options=compiler.options()
+        )
         self.state: TrainState = placed(jax.eval_shape(self.initialise), mesh)  # shapes and layouts
         self.train_step = make_train_step(
             self.graph, run.objective, tx, learning_rate, run.optim.clip_norm, run.microbatches

@@ -39,12 +39,23 @@ class Run(Node):
     profile: Profile = Profile()  # which steps the JAX profiler traces
     seed: int = 0  # of initialisation, data order and sampling
     log_every: int = 10  # steps between lines of metrics; the first step is always logged
-    compile_cache: str | None = "~/.cache/pretrain/compile"  # compiled programs kept for the next start
+    compile_cache: str | None = (
+        "~/.cache/pretrain/compile"  # compiled programs kept for the next start
+    )
 
     def check(self) -> None:
         """Raises Mistake for the first field, or pair of fields, that cannot be. Needs no device."""
         config.check_types(self)
-        sizes = ("vocab", "layers", "d_model", "heads", "key_value_heads", "head_dim", "d_ff", "vocab_multiple")
+        sizes = (
+            "vocab",
+            "layers",
+            "d_model",
+            "heads",
+            "key_value_heads",
+            "head_dim",
+            "d_ff",
+            "vocab_multiple",
+        )
         for node, prefix, names in (
             (self, "", ("steps", "batch", "seq_len", "microbatches", "log_every")),
             (self.model, "model.", sizes),

@@ -64,15 +64,14 @@ class Schedule(Node):
         raise NotImplementedError
 
     def check(self, steps: int | None = None) -> None:
-        """Raises Mistake where a field is out of range or unfit for a run of `steps`, if given."""
+        """Raises Mistake where a field is out of range or unfit for a run of `steps`, if given.
+
+        A run that ends within its warm-up is no mistake: that is how one tries a config for a few
+        steps. The start banner says so.
+        """
         if self.warmup < 0:
             raise Mistake(
                 f"optim.schedule.warmup is {self.warmup}: set it to 0 (no warm-up) or more steps."
-            )
-        if steps is not None and self.warmup > steps:
-            raise Mistake(
-                f"optim.schedule.warmup is {self.warmup} and the run has steps={steps}: "
-                f"set warmup to {steps} or less, or steps to {self.warmup} or more."
             )
 
 

@@ -41,10 +41,14 @@ class Mesh(Node):
         asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "all 1"
         for axis, size in sizes.items():
             if size < 1 and size != -1:
-                raise Mistake(f"mesh.{axis} is {size}: an axis has 1 or more devices, or -1 for the rest.")
+                raise Mistake(
+                    f"mesh.{axis} is {size}: an axis has 1 or more devices, or -1 for the rest."
+                )
         open_axes = [axis for axis, size in sizes.items() if size == -1]
         if len(open_axes) > 1:
-            raise Mistake(f"mesh.{' and mesh.'.join(open_axes)} are both -1: only one axis can be the rest.")
+            raise Mistake(
+                f"mesh.{' and mesh.'.join(open_axes)} are both -1: only one axis can be the rest."
+            )
         fixed = math.prod(size for size in sizes.values() if size != -1)
         if devices % fixed if open_axes else devices != fixed:
             fitting = [n for n in range(1, devices + 1) if devices % n == 0]
@@ -64,13 +68,22 @@ class Mesh(Node):
         slices = len({getattr(d, "slice_index", 0) for d in devices})
         if slices > 1:
             if sizes["replica"] != slices:
-                raise Mistake(f"mesh.replica is {sizes['replica']} and the devices form {slices} slices: set it to {slices}.")
+                raise Mistake(
+                    f"mesh.replica is {sizes['replica']} and the devices form {slices} slices: "
+                    f"set it to {slices}."
+                )
             within = (1, *list(sizes.values())[1:])
             across = (slices, *[1] * (len(AXES) - 1))
-            grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+            grid = mesh_utils.create_hybrid_device_mesh(
+                within, across, devices, allow_split_physical_axes=True
+            )
         else:
-            grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
-        return jax.sharding.Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+            grid = mesh_utils.create_device_mesh(
+                tuple(sizes.values()), devices, allow_split_physical_axes=True
+            )
+        return jax.sharding.Mesh(
+            np.asarray(grid), AXES, axis_types=(AxisType.Explicit,) * len(AXES)
+        )
 
     def abstract(self, devices: int) -> AbstractMesh:
         """The mesh of that many devices without a device: shapes and layouts, nothing to run on."""
@@ -85,7 +98,9 @@ class Rules(Node):
     batch: Axes = ("replica", "data", "fsdp")  # sequences of a batch
     seq: Axes = ("seq",)  # query positions inside a block
     kv_seq: Axes = ()  # key and value positions inside a block; () gathers them
-    residual_seq: Axes = ("seq",)  # positions of the residual stream; ("seq", "tensor") is Megatron's
+    residual_seq: Axes = (
+        "seq",
+    )  # positions of the residual stream; ("seq", "tensor") is Megatron's
     residual: Axes = ()  # features of the residual stream; ("tensor",) where positions do not divide
     # activations and weights
     heads: Axes = ("tensor",)  # query heads
@@ -109,7 +124,9 @@ def use(mesh: jax.sharding.Mesh | AbstractMesh, rules: Rules) -> Iterator[None]:
     for field in fields(rules):
         for axis in getattr(rules, field.name):
             if axis not in mesh.shape:
-                raise Mistake(f"rules.{field.name} names the mesh axis {axis!r}; the axes are {', '.join(AXES)}.")
+                raise Mistake(
+                    f"rules.{field.name} names the mesh axis {axis!r}; the axes are {', '.join(AXES)}."
+                )
     token = _rules.set(rules)
     try:
         with (
@@ -173,7 +190,9 @@ def split(dims: str, shape: Sequence[int]) -> PartitionSpec:
     return partition
 
 
-def param(key: jax.Array, dims: str, shape: Sequence[int], init: Callable[..., jax.Array]) -> nnx.Param:
+def param(
+    key: jax.Array, dims: str, shape: Sequence[int], init: Callable[..., jax.Array]
+) -> nnx.Param:
     """A parameter, fp32, created in its layout.
 
     `dims` names its logical axes, inputs before "->" and outputs behind it ("embed -> mlp"); a vector

@@ -75,7 +75,9 @@ def make_train_step(
         if microbatches == 1:
             grads, means = grad(params, batch)
         else:
-            grads, means = summed(grad, params, {k: deal(v, microbatches) for k, v in batch.items()})
+            grads, means = summed(
+                grad, params, {k: deal(v, microbatches) for k, v in batch.items()}
+            )
         return grads, means | {"tokens": tokens}
 
     def update(grads: Any, state: TrainState, metrics: Metrics) -> Any:
@@ -102,9 +104,7 @@ def make_train_step(
         )
         bad = jnp.where(finite, 0, 1)
         skipped_in_a_row = (state.skipped_in_a_row + bad) * bad
-        state = TrainState(
-            state.step + 1, params, optimizer, state.skipped + bad, skipped_in_a_row
-        )
+        state = TrainState(state.step + 1, params, optimizer, state.skipped + bad, skipped_in_a_row)
         metrics |= {
             "grad_norm": grad_norm,
             "param_norm": param_norm,
@@ -118,9 +118,7 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    graph: nnx.GraphDef, objective: Objective
-) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(graph: nnx.GraphDef, objective: Objective) -> Callable[[Any, Batch], Metrics]:
     """A jitted (params, batch) -> sums over the batch's valid tokens, "tokens" their number."""
 
     @functools.partial(jax.jit, compiler_options=compiler.options())

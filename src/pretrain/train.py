@@ -1,7 +1,8 @@
 """A run from start to end: build, restore, loop, finish."""
 
+import contextlib
 import dataclasses
-import math
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,13 +11,13 @@ import jax
 
 from pretrain import flops, sharding
 from pretrain.checkpoint import Checkpointer
-from pretrain.config import Mistake, leaves
+from pretrain.config import Mistake, leaves, to_json
 from pretrain.data import Corpus
 from pretrain.data.loader import Evaluation, Loader
 from pretrain.evaluate import evaluate
 from pretrain.generate import Generator
 from pretrain.hooks import Hook, StopOnNonFinite, aside, every
-from pretrain.interrupt import interruptions
+from pretrain.interrupt import interruptions, named
 from pretrain.metrics import Log
 from pretrain.program import Program
 from pretrain.progress import Terminal
@@ -36,14 +37,18 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
     with (
         sharding.use(mesh, run.rules),
         run.checkpoint.build(directory.checkpoints, terminal.say) as checkpoints,
-        interruptions() as interrupted,
     ):
         run.check_layout(mesh.shape)
         run.check_kernel(mesh.shape, jax.default_backend())
+        if complete(run, directory, checkpoints):
+            terminal.say(f"{directory.path} is complete: a larger --steps trains it further")
+            return 0
         program = Program(run, mesh)
         for line in banner(run, program, mesh):
             terminal.say(line)
+        checkpoints.check_room(program.state)
         state, corpus = start(run, program, checkpoints, terminal)
+        directory.write_json("config.json", to_json(run))
         first, bytes_per_token = int(state.step), corpus.train.bytes / len(corpus.train)
         writers = [*open_writers(directory, jax.process_index(), first, described(run)), terminal]
         with (
@@ -55,11 +60,14 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
         ):  # fmt: skip
             save, measure, write = activities(run, program, corpus, checkpoints, log, mesh)
             hooks = [
-                every(run.evaluate.every, aside(log, measure(run.evaluate.batches))),
-                every(run.sample.every, aside(log, write)),
+                every(
+                    run.evaluate.every, before(run.steps, aside(log, measure(run.evaluate.batches)))
+                ),
+                every(run.sample.every, before(run.steps, aside(log, write))),
                 every(run.checkpoint.every, aside(log, save)),
                 *run.profile.hooks(directory.tensorboard),
             ]
+            interrupted = interruptions()
             for step, batch in stream:
                 state, metrics = program.train_step(state, batch)
                 log.step(step + 1, metrics)
@@ -68,29 +76,50 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
                 checkpoints.check()
                 if interrupted(step + 1):
                     break
-            finish = [save] if interrupted(run.steps) else [measure(None), write, save]
-            for hook in finish:
+            aside(log, save)(int(state.step), state)
+            stopped = interrupted(run.steps)
+            for hook in [] if stopped else [measure(None), write]:
                 aside(log, hook)(int(state.step), state)
         checkpoints.wait()
-        return ended(interrupted(run.steps), int(state.step), directory, terminal)
+        return ended(stopped, int(state.step), directory, terminal)
+
+
+def complete(run: Run, directory: RunDirectory, checkpoints: Checkpointer) -> bool:
+    """Whether nothing is left to do: the last step is saved, and measured if text is held out."""
+    last = checkpoints.latest() or 0
+    if last < run.steps or not run.data.held_out:
+        return last >= run.steps
+    lines = directory.metrics.read_text().splitlines() if directory.metrics.exists() else []
+    with contextlib.suppress(
+        IndexError, ValueError
+    ):  # what is damaged there is the writer's to say
+        return "eval_loss" in (line := json.loads(lines[-1])) and line["step"] == last
+    return False
 
 
 def start(
     run: Run, program: Program, checkpoints: Checkpointer, terminal: Terminal
 ) -> tuple[TrainState, Corpus]:
     """The state to go on from and the data, with the compiler at work at the same time."""
-    with ThreadPoolExecutor(3) as pool:
+    rows = run.ramp.rows(checkpoints.latest() or 0, run.batch)[1]
+    batch = program.batch(rows, run.seq_len, run.data.mask_documents)
+    pool = ThreadPoolExecutor()
+    try:
         preparing = pool.submit(prepare, run, terminal.say)
-        batch = program.batch(run.ramp.rows(0, run.batch)[1], run.seq_len, run.data.mask_documents)
         compiling = pool.submit(program.train_step.lower(program.state, batch).compile)
         restored = checkpoints.restore(program.state)
         if restored is None:
-            state = program.initialise()
+            initialise = pool.submit(program.initialise.lower().compile)
+            corpus = preparing.result()
+            state = initialise.result()()
         else:
             step, state, _ = restored
             terminal.say(f"resuming after step {step}")
-        corpus = preparing.result()
+            corpus = preparing.result()
         compiling.result()
+    finally:
+        # Whoever leaves early, for bad data or at a signal, must not wait for the compiler.
+        pool.shutdown(wait=False, cancel_futures=True)
     return state, corpus
 
 
@@ -143,12 +172,19 @@ def activities(
                 batch=run.batch // run.microbatches, sharding=program.batch_sharding,
             )  # fmt: skip
             bytes_per_token = corpus.held_out.bytes / len(corpus.held_out)
-            log.write(step, evaluate(program.eval_step, state.params, held_out, batches, bytes_per_token))
+            log.write(
+                step, evaluate(program.eval_step, state.params, held_out, batches, bytes_per_token)
+            )
 
         return hook if len(corpus.held_out) else lambda step, state: None
 
     def write(step: int, state: TrainState) -> None:
-        prompt = [corpus.tokenizer.end, *corpus.tokenizer.encode_batch([run.sample.prompt])[0].tolist()]
+        if not run.sample.tokens:
+            return
+        prompt = [
+            corpus.tokenizer.end,
+            *corpus.tokenizer.encode_batch([run.sample.prompt])[0].tolist(),
+        ]
         with sharding.use(mesh, unsplit):
             ids = generator.stream(
                 state.params, prompt, run.sample.tokens, run.sample.temperature, run.seed
@@ -158,6 +194,11 @@ def activities(
     return save, measure, write
 
 
+def before(last: int, hook: Hook) -> Hook:
+    """`hook` after every step but the last, which ends with more of the same."""
+    return lambda step, state: hook(step, state) if step < last else None
+
+
 def banner(run: Run, program: Program, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """What is about to run: devices, mesh, kernels, sizes, length."""
     device, used = jax.devices()[0], {axis: n for axis, n in mesh.shape.items() if n > 1}
@@ -165,10 +206,14 @@ def banner(run: Run, program: Program, mesh: jax.sharding.Mesh) -> Iterator[str]
     cost = flops.flops_per_token(run.model, parameters.total, run.seq_len)
     tokens = run.ramp.rows(run.steps, run.batch)[0] * run.seq_len
     axes = ", ".join(f"{axis} {n}" for axis, n in used.items()) or "one device"
-    yield f"devices     {jax.device_count()} x {device.device_kind}, {jax.process_count()} process(es); mesh: {axes}"
+    devices = f"{jax.device_count()} x {device.device_kind}, {jax.process_count()} process(es)"
+    length = f"{run.steps:,} steps of {run.batch} x {run.seq_len} tokens"
+    yield f"devices     {devices}; mesh: {axes}"
     yield f"attention   {run.compute.attention.describe()}; compute in {run.compute.dtype}"
     yield f"parameters  {parameters.total:,} ({parameters.embedding:,} in embeddings); {cost:,} FLOPs a token"
-    yield f"length      {run.steps:,} steps of {run.batch} x {run.seq_len} tokens: {tokens:,} tokens, {tokens * cost:.2e} FLOPs"
+    yield f"length      {length}: {tokens:,} tokens, {tokens * cost:.2e} FLOPs"
+    if run.optim.schedule.warmup > run.steps:
+        yield f"note        the run ends within its {run.optim.schedule.warmup} steps of warm-up"
 
 
 def described(run: Run) -> str:
@@ -177,9 +222,11 @@ def described(run: Run) -> str:
     return "\n".join(["| field | value |", "| --- | --- |", *rows])
 
 
-def ended(signal: int, step: int, directory: RunDirectory, terminal: Terminal) -> int:
+def ended(stopped: int, step: int, directory: RunDirectory, terminal: Terminal) -> int:
     """Say how the run ended; the exit status, 128 + the signal's number after one."""
-    if not signal:
+    if not stopped:
         return 0
-    terminal.say(f"stopped by signal {signal} after step {step}, saved; go on with --run {directory.path}")
-    return 128 + signal
+    terminal.say(
+        f"stopped by {named(stopped)} after step {step}, saved; go on with --run {directory.path}"
+    )
+    return 128 + stopped

@@ -114,7 +114,9 @@ class SelfAttention(nnx.Module):
         self.kv = "kv_heads" if kv_heads > 1 else "-"
         self.query = linear(rngs, "embed -> heads head_dim", (d_model, heads, head_dim), init)
         self.key = linear(rngs, f"embed -> {self.kv} head_dim", (d_model, kv_heads, head_dim), init)
-        self.value = linear(rngs, f"embed -> {self.kv} head_dim", (d_model, kv_heads, head_dim), init)
+        self.value = linear(
+            rngs, f"embed -> {self.kv} head_dim", (d_model, kv_heads, head_dim), init
+        )
         self.out = linear(rngs, "heads head_dim -> embed", (heads, head_dim, d_model), out_init)
         self.mask = mask
 

@@ -13,7 +13,9 @@ Init = Callable[[jax.Array, str, tuple[int, ...], PartitionSpec], jax.Array]
 def normal(std: float) -> Init:
     """N(0, std^2)."""
 
-    def init(key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec) -> jax.Array:
+    def init(
+        key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec
+    ) -> jax.Array:
         return std * jax.random.normal(key, shape, jnp.float32, out_sharding=sharding)
 
     return init
@@ -22,7 +24,9 @@ def normal(std: float) -> Init:
 def fan_in(scale: float = 1.0) -> Init:
     """N(0, scale^2 / n_in), n_in the product of the dims before the arrow: keeps activations' scale."""
 
-    def init(key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec) -> jax.Array:
+    def init(
+        key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec
+    ) -> jax.Array:
         inputs = dims.split("->")[0].split()
         std = scale / math.sqrt(math.prod(shape[: len(inputs)]))
         return normal(std)(key, dims, shape, sharding)

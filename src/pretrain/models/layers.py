@@ -144,9 +144,7 @@ class Embedding(nnx.Module):
 class Unembedding(nnx.Module):
     """An output projection of its own, padded as `Embedding` is."""
 
-    def __init__(
-        self, rngs: nnx.Rngs, vocab: int, d_model: int, *, init: Init, multiple: int = 1
-    ):
+    def __init__(self, rngs: nnx.Rngs, vocab: int, d_model: int, *, init: Init, multiple: int = 1):
         columns = math.ceil(vocab / multiple) * multiple
         self.kernel = param(rngs.params(), "embed -> vocab", (d_model, columns), init)
         self.vocab = vocab

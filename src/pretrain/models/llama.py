@@ -41,7 +41,9 @@ class Block(nnx.Module):
             head_dim=size.head_dim, mask=size.mask, init=init, out_init=init,
         )  # fmt: skip
         self.mlp_norm = RMSNorm(rngs, size.d_model, size.norm_eps)
-        self.mlp = GatedMLP(rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=init, out_init=init)
+        self.mlp = GatedMLP(
+            rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=init, out_init=init
+        )
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""

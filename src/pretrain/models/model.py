@@ -11,7 +11,7 @@ from pretrain.kernels.attention import Attention, Causal, Mask, Plain
 from pretrain.models.attention import Cache, Context, Whole
 from pretrain.models.layers import INSIDE, Head, LayerNorm, RMSNorm
 from pretrain.models.positions import Rotation, Still, positions
-from pretrain.models.stack import Remat, Stack
+from pretrain.models.stack import SAVED, Recompute, Remat, Stack
 from pretrain.sharding import lay, spec
 
 
@@ -19,7 +19,9 @@ class Compute(Node):
     """How a model is computed, whichever it is; nothing here changes what it is."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # activations and matrix products
-    remat: Remat = Remat()  # what is kept for the backward pass
+    # What is kept for the backward pass: the matrix products. Norms, activations and probabilities are
+    # cheaper to compute again than to write and read.
+    remat: Remat = Recompute(save=SAVED)
     attention: Attention = Plain()  # the kernel; it refuses what it cannot do
 
     @property

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrain.config import Node
+from pretrain.config import Mistake, Node
 from pretrain.models.init import Init
 from pretrain.sharding import gathered, lay, param, spec
 
@@ -71,8 +71,14 @@ class Rope(Node):
         return HalfRotation(*self._turns(positions_BT, head_dim))
 
     def _turns(self, positions_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+        if head_dim % 2:
+            raise Mistake(
+                f"model.head_dim is {head_dim}: rope turns pairs of features, make it even."
+            )
         frequency_h = self.base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-        angle_BT1h = positions_BT.astype(jnp.float32)[:, :, None, None] * frequency_h[None, None, None]
+        angle_BT1h = (
+            positions_BT.astype(jnp.float32)[:, :, None, None] * frequency_h[None, None, None]
+        )
         return jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
 
 

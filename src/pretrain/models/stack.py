@@ -6,11 +6,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from pretrain.config import Node
+from pretrain.config import Mistake, Node, nearest
 from pretrain.models.attention import Cache, Context, Recall
 from pretrain.models.positions import Rotation
 
 Body = Callable[[jax.Array, nnx.Module], tuple[jax.Array, None]]
+SAVED = ("query", "key", "value", "attention", "mlp_gate", "mlp_up")  # what blocks have names for
 
 
 class Remat(Node):
@@ -29,6 +30,11 @@ class Recompute(Remat):
 
     def wrap(self, body: Body) -> Body:
         """The scanned body with its saving policy."""
+        for name in self.save:
+            if name not in SAVED:
+                raise Mistake(
+                    f"compute.remat.save has no activation {name!r}{nearest(name, SAVED)}."
+                )
         policy = jax.checkpoint_policies.save_only_these_names(*self.save)
         # Inside scan nothing can be merged with the forward pass, so the barrier would only cost.
         return jax.checkpoint(body, policy=policy, prevent_cse=False)
@@ -54,9 +60,7 @@ class Stack(nnx.Module):
 
         return jax.lax.scan(remat.wrap(body), x_BTD, self.blocks)[0]
 
-    def extend(
-        self, x_BTD: jax.Array, rotate: Rotation, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+    def extend(self, x_BTD: jax.Array, rotate: Rotation, cache: Cache) -> tuple[jax.Array, Cache]:
         """The residual stream after the last block for tokens that continue `cache`, and the longer one."""
         where_BT = cache.positions(x_BTD.shape[1])
 
