@@ -224,12 +224,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
     What follows a "$ " is shown with its output, a mistake as a rule, and `--help` ends a command.
     """
-    for path in [
-        *DOCUMENTS,
-        *ROOT.glob("configs/*.py"),
-        *ROOT.glob(".ci/run"),
-        *ROOT.glob("launch/*"),
-    ]:
+    for path in [*DOCUMENTS, *ROOT.glob("configs/*.py"), ROOT / ".ci" / "run"]:
         text = path.read_text().replace("\\\n", " ")
         for program, line in re.findall(
             r"^(?! *\$ ).*pretrain\.(launch|describe) ([^`#>&\n]*)", text, re.M

@@ -3,7 +3,7 @@
     python tools/bench.py step                    # the compiled step, beside the machine's matrix rate
     python tools/bench.py step --d-model 512 --layers 8 --batch 16 --dtype bfloat16 --devices 4
     python tools/bench.py loop                    # the loop's step time over the compiled step's
-    python tools/bench.py overhead                # Python's share of a step whose compute is nothing
+    python tools/bench.py overhead                # Python's share of a step
     python tools/bench.py start                   # seconds to the first step, cold and warm
     python tools/bench.py loss                    # memory of the loss, whole and in pieces
 
@@ -89,7 +89,7 @@ def loop(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from pretrain import config
     from pretrain.launch import main as launch
 
-    run = config.override(config.load(options.config), [], "bench", "")
+    run = config.load(options.config)
     with built(run) as (program, state, batch):
 
         def once() -> None:
@@ -101,7 +101,7 @@ def loop(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as directory, quiet():
                 steps = options.steps + 2
                 launch(["--config", options.config, "--run", directory, "--steps", str(steps),
-                        "--log-every", "1", "--optim.schedule.warmup", "0"])  # fmt: skip
+                        "--log-every", "1", "--evaluate.every", "1000"])  # fmt: skip
                 lines = Path(directory, "metrics.jsonl").read_text().splitlines()
             seconds = [line.get("step_seconds") for line in map(json.loads, lines)]
             return statistics.median(s for s in seconds[2:] if s is not None)
@@ -117,31 +117,42 @@ def loop(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def overhead(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Seconds a step of dispatch, logging and hooks, where the model is as small as can be."""
-    tiny = {"d_model": 8, "layers": 2, "heads": 1, "d_ff": 8, "batch": 1, "seq_len": 8}
-    run = llama(argparse.Namespace(**{**vars(options), **tiny}))
+    """Seconds a step of dispatch, logging and hooks: the loop around a step that computes nothing."""
+    import jax
+    import jax.numpy as jnp
+
     from pretrain.hooks import every
     from pretrain.metrics import Log
     from pretrain.train import throughput
 
-    with built(run) as (program, state, batch), Log(
-        [], [], throughput(run, program), steps=10**9, every=10, bytes_per_token=1.0,
-        waited=lambda: 0.0,
-    ) as log:  # fmt: skip
-        hooks = [every(10**8, lambda step, state: None)] * 4
-        count = 0
+    run = llama(options)
+    with built(run) as (program, state, batch):
+        told = jax.eval_shape(program.train_step, state, batch)[1]
+        nothing = jax.jit(
+            lambda state, batch: (state, {k: jnp.zeros((), x.dtype) for k, x in told.items()}),
+            donate_argnums=0,
+        )
+        with Log(
+            [], [], throughput(run, program), steps=10**9, every=10, bytes_per_token=1.0,
+            waited=lambda: 0.0,
+        ) as log:  # fmt: skip
+            hooks = [every(10**8, lambda step, state: None)] * 4
+            count = 0
 
-        def once() -> None:
-            nonlocal state, count
-            for _ in range(100):
-                count += 1
-                state, metrics = program.train_step(state, batch)
-                log.step(count, metrics)
-                for hook in hooks:
-                    hook(count, state)
+            def once() -> None:
+                nonlocal state, count
+                for _ in range(100):
+                    count += 1
+                    state, metrics = nothing(state, batch)
+                    log.step(count, metrics)
+                    for hook in hooks:
+                        hook(count, state)
 
-        seconds = timed(once, 10) / 100
-    yield {"step_seconds_with_nothing_to_compute": seconds}
+            seconds = timed(once, 10) / 100
+            began = time.thread_time()
+            once()
+            busy = (time.thread_time() - began) / 100
+    yield {"python_seconds_per_step": seconds, "python_cpu_seconds_per_step": busy}
 
 
 def start(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

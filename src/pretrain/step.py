@@ -61,25 +61,6 @@ def make_train_step(
     and optimizer state as they were, and is counted.
     """
 
-    def gradients(params: Any, batch: Batch) -> tuple[Any, Metrics]:
-        # Known before the forward pass, so every microbatch can divide by the whole batch's count;
-        # a batch without a valid token has loss 0 and moves nothing.
-        tokens = jnp.sum(batch["weights_BT"])
-
-        def loss(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-            sums = objective.sums(nnx.merge(graph, params), batch)
-            means = {name: value / jnp.maximum(tokens, 1.0) for name, value in sums.items()}
-            return means.pop("total"), means
-
-        grad = jax.grad(loss, has_aux=True)
-        if microbatches == 1:
-            grads, means = grad(params, batch)
-        else:
-            grads, means = summed(
-                grad, params, {k: deal(v, microbatches) for k, v in batch.items()}
-            )
-        return grads, means | {"tokens": tokens}
-
     def update(grads: Any, state: TrainState, metrics: Metrics) -> Any:
         rate, grad_norm = learning_rate(state.step), optax.tree.norm(grads)
         if clip_norm is not None:
@@ -97,7 +78,7 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler.options())
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, metrics = gradients(state.params, batch)
+        grads, metrics = gradients(graph, objective, microbatches, state.params, batch)
         out = *layouts((state.params, state.optimizer)), *[PartitionSpec()] * 5
         params, optimizer, finite, rate, grad_norm, param_norm, update_norm = (
             jax.sharding.auto_axes(update, out_sharding=out)(grads, state, metrics)
@@ -116,6 +97,28 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def gradients(
+    graph: nnx.GraphDef, objective: Objective, microbatches: int, params: Any, batch: Batch
+) -> tuple[Any, Metrics]:
+    """Gradients and metrics of the mean over the batch's valid tokens."""
+    # Known before the forward pass, so every microbatch can divide by the whole batch's count; a
+    # batch without a valid token has loss 0 and moves nothing.
+    tokens = jnp.sum(batch["weights_BT"])
+
+    def loss(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        sums = objective.sums(nnx.merge(graph, params), batch)
+        means = {name: value / jnp.maximum(tokens, 1.0) for name, value in sums.items()}
+        return means.pop("total"), means
+
+    grad = jax.grad(loss, has_aux=True)
+    if microbatches == 1:
+        grads, means = grad(params, batch)
+    else:
+        dealt = {name: deal(x, microbatches) for name, x in batch.items()}
+        grads, means = summed(grad, params, dealt)
+    return grads, means | {"tokens": tokens}
 
 
 def make_eval_step(graph: nnx.GraphDef, objective: Objective) -> Callable[[Any, Batch], Metrics]:
