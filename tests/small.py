@@ -9,13 +9,15 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 from etils import epath
 
-from pretrain import launch, manifest
+from pretrain import compiler, launch, manifest
 from pretrain.tensors import TensorStore
+from tiny import QUICK
 
 # A constant schedule, so that the compiled step does not depend on the number of steps.
 CONFIG = """
@@ -76,7 +78,11 @@ class Place:
 
     def launch(self, run: str, *options: object) -> int:
         """Train in this process; the exit status."""
-        return launch.main(self.arguments(run, *options))
+        return quickly(self.arguments(run, *options))
+
+    def resume(self, run: str, *options: object) -> int:
+        """Go on in this process, from the directory alone."""
+        return quickly(["--run", str(self.folder / run), *map(str, options)])
 
     def start(self, run: str, *options: object) -> "Started":
         """Train in a process of its own."""
@@ -126,6 +132,12 @@ class Place:
         assert ours.keys() == theirs.keys()
         for name in ours:
             assert ours[name].tobytes() == theirs[name].tobytes(), name
+
+
+def quickly(arguments: list[str]) -> int:
+    """The command, with programs that are compiled without optimisation."""
+    with mock.patch.object(compiler, "cpu", lambda: QUICK):
+        return launch.main(arguments)
 
 
 class Started:

@@ -18,7 +18,7 @@ import jax
 import pytest
 
 from pretrain import checkpoint, diff, interrupt, launch, progress
-from small import Place
+from small import Place, quickly
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 BANNER = ("devices", "attention", "parameters", "length")
@@ -167,7 +167,7 @@ def test_another_optimizer_is_refused_and_the_directory_keeps_its_config(
     lion = tmp_path / "lion.py"
     lion.write_text(place.config.read_text().replace("AdamW", "Lion"))
     command = ["--config", str(lion), "--run", str(place.folder / "whole"), "--steps", "9"]
-    assert launch.main(command) == 2
+    assert quickly(command) == 2
     assert "another model or optimizer" in capsys.readouterr().err
     assert (place.folder / "whole" / "config.json").read_bytes() == before
     assert place.checkpoints("whole") == [3, 6, 8]
@@ -188,7 +188,7 @@ def test_a_directory_of_a_live_run_is_refused(place: Place, mistake: Any) -> Non
         try:
             assert f"in use by process {holder.pid}" in mistake(run="whole")
         finally:
-            holder.kill()
+            holder.communicate()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_two_configs_differ_in_lines_also_where_one_is_a_run(place: Place, capsy
     assert diff.main([str(place.config), str(place.folder / "whole")]) == 0
     assert capsys.readouterr().out == ""
     assert diff.main([str(place.config), "palm_tiny.py"]) == 0
-    assert "\nsteps: 8 -> 400\n" in capsys.readouterr().out
+    assert "\nseq_len: 32 -> 256\n" in capsys.readouterr().out
     assert diff.main([str(place.config), str(place.folder)]) == 2
     assert "config.json does not exist" in capsys.readouterr().err
 
@@ -304,7 +304,7 @@ def test_a_complete_run_says_so_and_does_nothing(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (place.folder / "whole" / "metrics.jsonl").read_bytes()
-    assert launch.main(["--run", str(place.folder / "whole")]) == 0
+    assert place.resume("whole") == 0
     said, error = capsys.readouterr()
     assert "whole is complete" in said
     assert len(said.splitlines()) == 1
@@ -312,20 +312,20 @@ def test_a_complete_run_says_so_and_does_nothing(
     assert (place.folder / "whole" / "metrics.jsonl").read_bytes() == before
 
 
-def copied(place: Place, run: str, steps: int) -> str:
+def copied(place: Place, run: str, steps: int) -> Path:
     """A copy of the whole run as a crash leaves it that comes after checkpoint `steps`."""
-    shutil.rmtree(place.folder / run, ignore_errors=True)
     shutil.copytree(place.folder / "whole", place.folder / run)
     for step in place.checkpoints("whole"):
         if step > steps:
             shutil.rmtree(place.folder / run / "checkpoints" / str(step))
-    return str(place.folder / run)
+    return place.folder / run
 
 
 def test_the_directory_alone_resumes_to_the_same_bits(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch.main(["--run", copied(place, "alone", 3)]) == 0
+    copied(place, "alone", 3)
+    assert place.resume("alone") == 0
     said = capsys.readouterr().out
     assert "resuming after step 3" in said
     assert "changed since" not in said
@@ -335,20 +335,20 @@ def test_the_directory_alone_resumes_to_the_same_bits(
 def test_more_steps_extend_a_run_and_what_changed_is_said(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = copied(place, "extended", 8)
-    assert launch.main(["--run", run, "--steps", "9", "--seed", "0"]) == 0
+    copied(place, "extended", 8)
+    assert place.resume("extended", "--steps", 9, "--seed", 0) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "changed since this run was last started: steps: 8 -> 9"
     assert not any("changed" in line for line in said[1:])
     assert place.losses("extended")[:8] == place.losses("whole")
     assert len(place.losses("extended")) == 9
     assert json.loads((place.folder / "extended" / "config.json").read_text())["steps"] == 9
-    assert launch.main(["--run", run]) == 0
+    assert place.resume("extended") == 0
     assert "is complete" in capsys.readouterr().out
 
 
 def test_an_unmeasured_last_step_is_measured(place: Place) -> None:
-    metrics = Path(copied(place, "unmeasured", 8), "metrics.jsonl")
+    metrics = copied(place, "unmeasured", 8) / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     assert place.launch("unmeasured") == 0
     place.assert_same("unmeasured", "whole")
@@ -357,7 +357,7 @@ def test_an_unmeasured_last_step_is_measured(place: Place) -> None:
 def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_goes_on(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = Path(copied(place, "damaged", 6), "checkpoints", "6", "state").rglob("*")
+    files = (copied(place, "damaged", 6) / "checkpoints" / "6" / "state").rglob("*")
     largest = max(files, key=lambda path: path.stat().st_size)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -370,8 +370,8 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_goes_on(
 
 
 def test_another_mesh_goes_on_with_equal_losses(place: Place) -> None:
-    mesh = ["--mesh.fsdp", "1", "--mesh.tensor", "2", "--mesh.data", "4"]
-    assert launch.main(["--run", copied(place, "moved", 3), *mesh]) == 0
+    copied(place, "moved", 3)
+    assert place.resume("moved", "--mesh.fsdp", 1, "--mesh.tensor", 2, "--mesh.data", 4) == 0
     assert place.losses("moved")[:3] == place.losses("whole")[:3]
     assert place.losses("moved") == pytest.approx(place.losses("whole"), rel=1e-5)
     assert place.losses("moved") != place.losses("whole")
@@ -445,16 +445,6 @@ def test_under_nohup_the_end_of_the_terminal_is_none_of_ours() -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(place: Place) -> None:
-    started = place.start("killed", "--cpu-devices", 8)
-    started.wait_for("step 5/8")  # so checkpoint 3 is saved or being saved, in the background
-    started.send(signal.SIGKILL)
-    assert started.end() == -signal.SIGKILL
-    assert place.launch("killed") == 0
-    place.assert_same("killed", "whole")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_compiler_works_ends_at_once(
     place: Place, number: signal.Signals
@@ -494,7 +484,8 @@ def test_a_terminal_gets_a_bar(place: Place, monkeypatch: pytest.MonkeyPatch) ->
     with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", terminal)
         patched.setenv("TERM", "xterm-256color")
-        assert launch.main(["--run", copied(place, "terminal", 6)]) == 0
+        copied(place, "terminal", 6)
+        assert place.resume("terminal") == 0
     reader.join()
     os.close(ours)
     text = b"".join(shown).decode()
@@ -518,8 +509,8 @@ def test_a_reader_that_goes_away_is_said_once_and_writing_goes_on(
 
 
 @pytest.mark.slow
-def test_a_run_whose_output_nobody_reads_trains_to_its_end(place: Place) -> None:
-    command = [sys.executable, "-m", "pretrain.launch", *place.arguments("unread")]
+def test_a_killed_run_goes_on_to_the_bits_of_one_that_nobody_watched(place: Place) -> None:
+    command = [sys.executable, "-m", "pretrain.launch", *place.arguments("unwatched")]
     with subprocess.Popen(
         [*command, "--cpu-devices", "8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -528,4 +519,9 @@ def test_a_run_whose_output_nobody_reads_trains_to_its_end(place: Place) -> None
         process.stdout.close()
         assert len(process.stderr.readlines()) == 1
     assert process.returncode == 0
-    place.assert_same("unread", "whole")
+    killed = place.start("killed", "--cpu-devices", 8)
+    killed.wait_for("step 5/8")  # checkpoint 3 is there, or still being written
+    killed.send(signal.SIGKILL)
+    assert killed.end() == -signal.SIGKILL
+    assert place.start("killed", "--cpu-devices", 8).end() == 0
+    place.assert_same("killed", "unwatched")

@@ -114,9 +114,8 @@ def configured(options: argparse.Namespace, overrides: Sequence[str]) -> "Run":
     from pretrain.run import Run
 
     if not isinstance(run, Run):
-        raise Mistake(
-            f"{options.config} binds `config` to a {type(run).__name__}: it must be a Run."
-        )
+        where = options.config or f"{options.run}/config.json"
+        raise Mistake(f"{where} binds `config` to a {type(run).__name__}: it must be a Run.")
     config.check_types(run)  # before the overrides, which take the types from it
     suggest(options, overrides, config.leaves(run))
     run = config.override(
