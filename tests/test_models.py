@@ -23,7 +23,7 @@ from tiny import FAMILIES, FP32, GPT_2, LLAMA, PALM, B, T, V, initial, on, packe
 
 TURNED = [
     dataclasses.replace(PALM, rope=Rope(base=100.0)),
-    dataclasses.replace(LLAMA, rope=InterleavedRope(base=100.0)),
+    dataclasses.replace(LLAMA, rope=InterleavedRope(base=100.0), norm_eps=0.1),
 ]
 DOCUMENTS_BT = np.repeat([[4, 4, 9, 9]], T // 4, axis=1).astype(np.int32)
 

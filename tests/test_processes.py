@@ -136,7 +136,7 @@ def test_what_jax_cannot_do_is_a_mistake(calls: list[Any], monkeypatch: pytest.M
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with (
-        pytest.raises(Mistake, match="should be defined.*--coordinator"),
+        pytest.raises(Mistake, match=r"should be defined.*--coordinator"),
         joined(Processes(cluster=True), {}),
     ):
         pass
