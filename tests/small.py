@@ -140,15 +140,22 @@ def quickly(arguments: list[str]) -> int:
         return launch.main(arguments)
 
 
+COMMAND = f"""
+from pretrain import compiler, launch
+compiler.cpu = lambda: {QUICK}
+launch.leave()
+"""
+
+
 class Started:
-    """The command in a process of its own, and what it says."""
+    """The command in a process of its own, as `quickly`, and what it says."""
 
     def __init__(self, arguments: list[str]) -> None:
         self.said: list[str] = []
         self._over = False
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pretrain.launch", *arguments],
+            [sys.executable, "-c", COMMAND, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

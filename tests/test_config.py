@@ -255,7 +255,10 @@ def test_a_mistake_is_the_same_on_a_terminal_of_any_encoding(
     )
 
 
-def test_help_lists_every_leaf_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_leaf_with_its_meaning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # a wide terminal shows panels side by side
     with pytest.raises(SystemExit) as stopped:
         overridden("--help")
     assert stopped.value.code == 0

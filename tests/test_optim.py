@@ -374,7 +374,7 @@ def test_the_learning_rate_is_the_peak_times_the_schedule_in_fp32() -> None:
         (AdamW(peak_lr=1.0, schedule=Constant(), b2=1.0), "b2 is 1"),
         (AdamW(peak_lr=1.0, schedule=Constant(), weight_decay=-1.0), "weight_decay is -1"),
         (Lion(peak_lr=1.0, schedule=Constant(), clip_norm=-1.0), "clip_norm is -1"),
-        (Muon(peak_lr=1.0, schedule=Constant(warmup=11)), "warmup is 11"),
+        (Muon(peak_lr=1.0, schedule=Constant(warmup=-1)), "warmup is -1"),
         (Muon(peak_lr=1.0, schedule=Constant(), newton_schulz_steps=0), "newton_schulz_steps is 0"),
         (Muon(peak_lr=1.0, schedule=Constant(), consistent_rms=0.0), "consistent_rms is 0"),
         (PaLMAdafactor(clip_update=0.0), "clip_update is 0"),

@@ -39,9 +39,8 @@ class Run(Node):
     profile: Profile = Profile()  # which steps the JAX profiler traces
     seed: int = 0  # of initialisation, data order and sampling
     log_every: int = 10  # steps between lines of metrics; the first step is always logged
-    compile_cache: str | None = (
-        "~/.cache/pretrain/compile"  # compiled programs kept for the next start
-    )
+    # compiled programs kept for the next start
+    compile_cache: str | None = "~/.cache/pretrain/compile"
 
     def check(self) -> None:
         """Raises Mistake for the first field, or pair of fields, that cannot be. Needs no device."""

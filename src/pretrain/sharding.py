@@ -98,9 +98,8 @@ class Rules(Node):
     batch: Axes = ("replica", "data", "fsdp")  # sequences of a batch
     seq: Axes = ("seq",)  # query positions inside a block
     kv_seq: Axes = ()  # key and value positions inside a block; () gathers them
-    residual_seq: Axes = (
-        "seq",
-    )  # positions of the residual stream; ("seq", "tensor") is Megatron's
+    # positions of the residual stream; ("seq", "tensor") is Megatron's
+    residual_seq: Axes = ("seq",)
     residual: Axes = ()  # features of the residual stream; ("tensor",) where positions do not divide
     # activations and weights
     heads: Axes = ("tensor",)  # query heads

@@ -27,9 +27,8 @@ class Data(Node):
     tokenizer: Tokenizer = Bytes()  # how text becomes token ids
     mask_documents: bool = False  # no attention and no loss across the borders of documents
     held_out: float = 0.02  # share of documents kept from training, to evaluate on
-    cache: str | None = (
-        None  # directory of token stores; None is ~/.cache/pretrain/tokens ($XDG_CACHE_HOME)
-    )
+    # directory of token stores; None is ~/.cache/pretrain/tokens ($XDG_CACHE_HOME)
+    cache: str | None = None
 
     def prepare(self, report: Callable[[str], None]) -> Corpus:
         """Tokenise the source, or open the store where that was done before.
