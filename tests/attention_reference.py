@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrain import sharding
-from pretrain.kernels.attention import Attention, Causal
+from pretrain.kernels.attention import Attention
+from pretrain.kernels.mask import Alibi, Causal, Mask
 from pretrain.sharding import Mesh, Rules, lay
 
 B, T, N, H = 4, 16, 4, 4
@@ -33,7 +34,9 @@ def inputs(K: int) -> Arrays:
 
 
 @functools.cache
-def expected(K: int, window: int | None, segmented: bool) -> Arrays:
+def expected(
+    K: int, window: int | None, segmented: bool, slopes: tuple[float, ...] = (0.0,) * N
+) -> Arrays:
     """a, dq, dk, dv by a loop over batch, head and query."""
     q, k, v, da = (x.astype(np.float64) for x in inputs(K))
     a, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
@@ -41,7 +44,7 @@ def expected(K: int, window: int | None, segmented: bool) -> Arrays:
         h = n * K // N
         first = 0 if window is None else max(0, i - window + 1)
         same = [j for j in range(first, i + 1) if not segmented or SEGMENTS[b, j] == SEGMENTS[b, i]]
-        s = k[b, same, h] @ q[b, i, n] / math.sqrt(H)
+        s = k[b, same, h] @ q[b, i, n] / math.sqrt(H) + slopes[n] * (np.array(same) - i)
         p = np.exp(s) / np.exp(s).sum()
         a[b, i, n] = p @ v[b, same, h]
         dp = v[b, same, h] @ da[b, i, n]
@@ -59,7 +62,7 @@ def build(axes: tuple[tuple[str, int], ...]) -> jax.sharding.Mesh:
 
 
 @functools.cache
-def compiled(kernel: Attention, K: int, window: int | None, segmented: bool, rules: Rules) -> Any:
+def compiled(kernel: Attention, K: int, mask: Mask, segmented: bool, rules: Rules) -> Any:
     """A jitted (q, k, v, da, segments) -> (a, dq, dk, dv), laid out as a model does it."""
     keys = "batch seq kv_heads head_dim" if K > 1 else "batch seq - head_dim"
 
@@ -67,7 +70,7 @@ def compiled(kernel: Attention, K: int, window: int | None, segmented: bool, rul
         q, da = (lay(x, "batch seq heads head_dim") for x in (q, da))
         k, v = lay(k, keys), lay(v, keys)
         ids = lay(segments, "batch seq") if segmented else None
-        a, back = jax.vjp(lambda *x: kernel(*x, ids, Causal(window=window)), q, k, v)
+        a, back = jax.vjp(lambda *x: kernel(*x, ids, mask), q, k, v)
         assert jax.typeof(a).sharding == jax.typeof(q).sharding
         return a, *back(da)
 
@@ -81,12 +84,14 @@ def computed(
     K: int,
     window: int | None = None,
     segmented: bool = False,
+    slopes: tuple[float, ...] = (),
     rules: Rules = RULES,
     arguments: tuple[Any, ...] | None = None,
 ) -> Arrays:
     """a, dq, dk, dv of a kernel on a mesh."""
+    mask = Alibi(window=window, slopes=slopes) if slopes else Causal(window=window)
     with sharding.use(build(axes), rules):
-        run = compiled(kernel, K, window, segmented, rules)
+        run = compiled(kernel, K, mask, segmented, rules)
         return jax.device_get(run(*(arguments or inputs(K)), jnp.asarray(SEGMENTS, jnp.int32)))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from pretrain.models.gpt2 import GPT2
 from pretrain.models.llama import LLaMA
+from pretrain.models.mistral import Mistral
 from pretrain.models.model import Decoder
 from pretrain.models.palm import PaLM
 from pretrain.models.positions import InterleavedRope, Rope
@@ -31,7 +32,7 @@ def logits(
     """[B, T, V] without padding; a token sees the earlier ones of its row and segment."""
     p = {name: np.asarray(x, np.float64) for name, x in named(params).items()}
     sees = np.tril(segments[:, :, None] == segments[:, None, :])
-    family = {PaLM: palm, LLaMA: llama, GPT2: gpt2}[type(model)]
+    family = {PaLM: palm, LLaMA: llama, Mistral: llama, GPT2: gpt2}[type(model)]
     return family(model, p, tokens, positions, sees)[..., : model.vocab]
 
 
@@ -56,7 +57,7 @@ def llama(
     for b in blocks(model, p):
         y = rms_norm(x, model.norm_eps) * b["attention_norm/gain"]
         q, k = (rope(model.rope, y_heads(y, b, name), positions) for name in ("query", "key"))
-        x = x + mixed(q, k, y_heads(y, b, "value"), sees, b)
+        x = x + mixed(q, k, y_heads(y, b, "value"), near(sees, getattr(model, "window", None)), b)
         x = x + swiglu(rms_norm(x, model.norm_eps) * b["mlp_norm/gain"], b)
     return rms_norm(x, model.norm_eps) * p["norm/gain"] @ p["unembedding/kernel"]
 
@@ -66,12 +67,13 @@ def gpt2(
 ) -> np.ndarray:
     """Radford et al. 2019, section 2.3, and the released code's GELU and epsilon."""
     x = p["embedding/table"][tokens] + p["positions/table"][positions]
-    for b in blocks(model, p):
+    for layer, b in enumerate(blocks(model, p)):
+        window = model.windows[layer % len(model.windows)]
         y = layer_norm(x, 1e-5) * b["attention_norm/gain"] + b["attention_norm/bias"]
         q, k, v = (
             y_heads(y, b, name) + b[f"attention/{name}/bias"] for name in ("query", "key", "value")
         )
-        x = x + mixed(q, k, v, sees, b) + b["attention/out/bias"]
+        x = x + mixed(q, k, v, near(sees, window), b) + b["attention/out/bias"]
         y = layer_norm(x, 1e-5) * b["mlp_norm/gain"] + b["mlp_norm/bias"]
         u = y @ b["mlp/up/kernel"] + b["mlp/up/bias"]
         u = 0.5 * u * (1 + np.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
@@ -81,10 +83,25 @@ def gpt2(
 
 
 def blocks(model: Decoder, p: Tensors) -> list[Tensors]:
-    """The parameters of each block."""
-    within = "stack/blocks/"
-    stacked = {name.removeprefix(within): x for name, x in p.items() if name.startswith(within)}
-    return [{name: x[layer] for name, x in stacked.items()} for layer in range(model.layers)]
+    """The parameters of each block; the P kinds of a period take turns."""
+    P = len(model.masks)
+    found = []
+    for layer in range(model.layers):
+        within = f"stack/blocks/kinds/{layer % P}/" if P > 1 else "stack/blocks/"
+        found.append(
+            {
+                name.removeprefix(within): x[layer // P]
+                for name, x in p.items()
+                if name.startswith(within)
+            }
+        )
+    return found
+
+
+def near(sees: np.ndarray, window: int | None) -> np.ndarray:
+    """Of what a token sees, the nearest positions, itself included."""
+    T = sees.shape[-1]
+    return sees if window is None else sees & ~np.tri(T, T, -window, bool)
 
 
 def layer_norm(x: np.ndarray, eps: float) -> np.ndarray:

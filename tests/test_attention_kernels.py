@@ -23,8 +23,10 @@ from attention_reference import (
 )
 from pretrain import sharding
 from pretrain.config import Mistake
-from pretrain.kernels.attention import Attention, Causal, Demand, Plain
+from pretrain.kernels.attention import Attention, Demand, Plain
 from pretrain.kernels.blockwise import Blockwise
+from pretrain.kernels.mask import Alibi, Causal
+from pretrain.parallel.ring import Ring
 from pretrain.sharding import Rules
 
 WHOLE_KV = Rules(kv_heads=())
@@ -66,6 +68,25 @@ def test_a_kernel_and_its_gradients_are_those_of_the_numpy_loop(kernel, K, windo
 def test_a_kernel_on_a_mesh_is_that_on_one_device(kernel, axes, K, window, segmented, rules):
     got = computed(kernel, axes, K=K, window=window, segmented=segmented, rules=rules)
     assert_close(got, expected(K, window, segmented))
+
+
+SLOPES = (0.5, 0.25, 1.0, 0.0625)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "axes", "K", "window"),
+    [
+        (Plain(), ONE, 4, None),
+        (Plain(parts=3), (("seq", 2), ("tensor", 4)), 1, 5),
+        (Blockwise(block=4), ONE, 2, 5),
+        (Blockwise(block=4), (("seq", 2), ("tensor", 2)), 4, None),
+        (Ring(block=2), (("seq", 4), ("tensor", 2)), 2, None),
+        (Ring(block=2), (("seq", 4), ("tensor", 2)), 1, 6),
+    ],
+)
+def test_slopes_lower_the_logits_of_far_keys_head_by_head(kernel, axes, K, window):
+    got = computed(kernel, axes, K=K, window=window, segmented=True, slopes=SLOPES)
+    assert_close(got, expected(K, window, True, SLOPES))
 
 
 @pytest.mark.parametrize("kernel", [Plain(parts=3), Blockwise(block=4)])
@@ -127,7 +148,7 @@ def test_blockwise_needs_less_memory_than_plain():
         x = jax.ShapeDtypeStruct((1, 1024, 2, H), jnp.float32)
         with sharding.use(build(ONE), Rules()):
             ids = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
-            run = compiled(kernel, 2, None, False, Rules())
+            run = compiled(kernel, 2, Causal(), False, Rules())
             return run.lower(x, x, x, x, ids).compile().memory_analysis().temp_size_in_bytes
 
     assert 4 * temporaries(Blockwise(block=128)) < temporaries(Plain())
@@ -155,6 +176,7 @@ class Slanted(Causal):
     [
         ({"mask": Causal(window=0)}, "mask.window is 0"),
         ({"mask": Slanted()}, "has no Slanted mask, only Causal"),
+        ({"mask": Alibi(slopes=(0.5,))}, "1 slopes for 4 query heads"),
         ({"kv_heads": 3}, "4 query heads cannot share 3"),
         ({"dtype": jnp.int8}, "does not compute in int8"),
         ({"platform": "abacus"}, "does not run on abacus"),

@@ -14,16 +14,34 @@ from flax import nnx
 
 from family_reference import drawn, logits
 from pretrain.config import Mistake
-from pretrain.models.attention import Cache
+from pretrain.models.cache import Cache
 from pretrain.models.model import Compute, Decoder
 from pretrain.models.positions import InterleavedRope, Rope
 from pretrain.program import Program
 from pretrain.tensors import named
-from tiny import FAMILIES, FP32, GPT_2, LLAMA, PALM, B, T, V, initial, on, packed, quick, run
+from tiny import (
+    FAMILIES,
+    FP32,
+    GPT_2,
+    GPT_3,
+    LLAMA,
+    MISTRAL,
+    PALM,
+    B,
+    T,
+    V,
+    initial,
+    on,
+    packed,
+    quick,
+    run,
+)
 
 TURNED = [
     dataclasses.replace(PALM, rope=Rope(base=100.0)),
     dataclasses.replace(LLAMA, rope=InterleavedRope(base=100.0), norm_eps=0.1),
+    MISTRAL,
+    GPT_3,
 ]
 DOCUMENTS_BT = np.repeat([[4, 4, 9, 9]], T // 4, axis=1).astype(np.int32)
 
@@ -159,7 +177,10 @@ def empty(go: Forward, rows: int) -> Cache:
         return go.model.cache(rows, T + 3, go.compute)
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+DECODED = [*FAMILIES, MISTRAL, GPT_3]
+
+
+@pytest.mark.parametrize("model", DECODED)
 @pytest.mark.parametrize("prompt", [1, 5])
 def test_tokens_one_by_one_through_the_cache_are_the_whole_sequence(
     model: Decoder, prompt: int
@@ -170,20 +191,36 @@ def test_tokens_one_by_one_through_the_cache_are_the_whole_sequence(
     for t in range(prompt, T):
         x_BTD, cache = go(extend, tokens_BT[:, t : t + 1], cache)
         parts.append(x_BTD)
-    assert (cache.length_B == T).all()
+    assert cache.length == T
     want = go(whole, tokens_BT)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", FAMILIES)
-def test_rows_of_a_padded_prompt_go_on_from_their_own_length(model: Decoder) -> None:
+@pytest.mark.parametrize("model", DECODED)
+def test_a_row_padded_on_the_left_goes_on_as_without_its_padding(model: Decoder) -> None:
     go, tokens_BT = forward(model), packed()["tokens_BT"]
-    length_B = np.arange(B, dtype=np.int32) % 5 + 1
-    _, cache = go(extend, tokens_BT[:, :5], empty(go, B))
-    cache = dataclasses.replace(cache, length_B=length_B)
-    want = go(whole, tokens_BT)
-    for t in range(T - 5):
-        at_B1 = (length_B + t)[:, None]
-        x_BTD, cache = go(extend, np.take_along_axis(tokens_BT, at_B1, axis=1), cache)
-        expected = np.take_along_axis(want, at_B1[..., None], axis=1)
-        np.testing.assert_allclose(x_BTD, expected, rtol=1e-5, atol=1e-5)
+    first_B = np.arange(B, dtype=np.int32) % 5
+    padded_BT = np.stack(
+        [np.roll(row, first) for row, first in zip(tokens_BT, first_B, strict=True)]
+    )
+    cache = dataclasses.replace(empty(go, B), first_B=jnp.asarray(first_B))
+    x_BTD, cache = go(extend, padded_BT[:, :7], cache)
+    parts = [x_BTD]
+    for t in range(7, T):
+        x_BTD, cache = go(extend, padded_BT[:, t : t + 1], cache)
+        parts.append(x_BTD)
+    got, want = np.concatenate(parts, axis=1), go(whole, tokens_BT)
+    for row, first in enumerate(first_B):
+        np.testing.assert_allclose(got[row, first:], want[row, : T - first], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "slots"), [(LLAMA, {T + 3}), (MISTRAL, {5}), (GPT_3, {T + 3, 4})]
+)
+def test_a_window_keeps_no_more_keys_than_it_sees(model: Decoder, slots: set[int]) -> None:
+    assert {keys.k_BSKH.shape[2] for keys in empty(forward(model), B).layers} == slots
+
+
+def test_kinds_of_layers_that_do_not_come_out_even_are_refused() -> None:
+    with pytest.raises(Mistake, match=r"model.layers is 2 and its layers come in 3 kinds"):
+        forward(dataclasses.replace(GPT_2, windows=(None, 4, 4)))

@@ -18,7 +18,8 @@ from attention_reference import (
 )
 from pretrain import sharding
 from pretrain.config import Mistake
-from pretrain.kernels.attention import Attention, Causal, Demand, Plain
+from pretrain.kernels.attention import Attention, Demand, Plain
+from pretrain.kernels.mask import Causal
 from pretrain.parallel.ring import Ring
 from pretrain.sharding import Rules, lay
 

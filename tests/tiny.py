@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from pretrain import compiler
 from pretrain.data import Bytes, Data, StandardLibrary
 from pretrain.models.gpt2 import GPT2
 from pretrain.models.llama import LLaMA
+from pretrain.models.mistral import Mistral
 from pretrain.models.model import Compute, Decoder
 from pretrain.models.palm import PaLM
 from pretrain.objectives import NextToken
@@ -34,6 +35,8 @@ SIZES = {"vocab": V, "vocab_multiple": 8, "layers": 2, "d_model": 32, "head_dim"
 PALM = PaLM(**SIZES, heads=8)
 LLAMA = LLaMA(**SIZES, heads=8, kv_heads=2)
 GPT_2 = GPT2(**SIZES, heads=4, context=20)
+GPT_3 = replace(GPT_2, windows=(None, 4))
+MISTRAL = Mistral(**SIZES, heads=8, kv_heads=2, window=5)
 FAMILIES = [PALM, LLAMA, GPT_2]
 FP32 = Compute(dtype="float32")
 RULES = Rules()

@@ -11,7 +11,7 @@ from flax import nnx
 
 from pretrain import compiler
 from pretrain.config import Mistake, Node
-from pretrain.models.attention import Cache
+from pretrain.models.cache import Cache
 from pretrain.models.model import Compute, Decoder
 from pretrain.sharding import spec
 
@@ -48,7 +48,7 @@ class Generator:
             built = nnx.merge(graph, params)
             x_BTD, cache = built.extend(tokens_BT, cache)
             logits_B1V = built.head()(x_BTD[:, -1:])
-            step = jax.random.fold_in(key, cache.length_B[0])
+            step = jax.random.fold_in(key, cache.length)
             return choose(logits_B1V, step, temperature), cache
 
         self._extend = extend

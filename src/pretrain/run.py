@@ -130,19 +130,20 @@ class Run(Node):
 
     def check_kernel(self, mesh: Mapping[str, int], platform: str) -> None:
         """Raises Mistake where the attention kernel cannot do what the model asks of it there."""
-        self.compute.attention.check(
-            Demand(
-                positions=self.seq_len,
-                heads=self.model.heads,
-                kv_heads=self.model.key_value_heads,
-                head_dim=self.model.head_dim,
-                mask=self.model.mask,
-                segments=self.data.mask_documents,
-                dtype=self.compute.jnp_dtype,
-                platform=platform,
-                shards=math.prod(mesh[axis] for axis in self.rules.seq),
+        for mask in self.model.masks:
+            self.compute.attention.check(
+                Demand(
+                    positions=self.seq_len,
+                    heads=self.model.heads,
+                    kv_heads=self.model.key_value_heads,
+                    head_dim=self.model.head_dim,
+                    mask=mask,
+                    segments=self.data.mask_documents,
+                    dtype=self.compute.jnp_dtype,
+                    platform=platform,
+                    shards=math.prod(mesh[axis] for axis in self.rules.seq),
+                )
             )
-        )
 
 
 def divisors(n: int) -> str:

@@ -1,4 +1,4 @@
-"""Attention: the protocol of its kernels, the masks they take, and the plain jnp reference.
+"""Attention: the protocol of its kernels and the plain jnp reference.
 
 A kernel computes softmax(q k^T / sqrt(H)) v for N = K * G query heads that share K key/value heads
 (Ainslie et al. 2023, arXiv:2305.13245; K = 1 is multi-query, K = N multi-head). G counts the query
@@ -13,53 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from pretrain.config import Mistake, Node
+from pretrain.kernels.mask import Alibi, Causal, Mask, hidden, slant
 from pretrain.sharding import lay, spec, ways
-
-# Finite, so that a row whose keys are all hidden in one block of keys has no NaN.
-HIDDEN = -1e30
-
-
-class Mask(Node):
-    """Which keys a query may see, in terms of global positions; documents come on top as segments.
-
-    Positions are ints or integer arrays. A bias per head (ALiBi) belongs here too when it comes: a
-    subclass with `slopes_N`, which kernels multiply by j - i and add to the logits. Kernels take
-    only the exact classes in their `masks`, so one that knows no slopes refuses it.
-    """
-
-    def allowed(self, i: jax.Array, j: jax.Array) -> jax.Array:
-        """True where query i sees key j; i and j broadcast. Every query sees itself."""
-        raise NotImplementedError
-
-    def reaches(self, first_i: Any, last_i: Any, first_j: Any, last_j: Any) -> Any:
-        """Whether any of the queries first_i ... last_i sees any of the keys first_j ... last_j."""
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """Raise Mistake where the fields make no mask."""
-
-
-class Causal(Mask):
-    """A query sees itself and the positions before it, all of them or the nearest."""
-
-    window: int | None = None  # positions a query sees, itself included; None sees all before it
-
-    def allowed(self, i: jax.Array, j: jax.Array) -> jax.Array:
-        """True where j <= i and i - j < window."""
-        seen = j <= i
-        return seen if self.window is None else seen & (i - j < self.window)
-
-    def reaches(self, first_i: Any, last_i: Any, first_j: Any, last_j: Any) -> Any:
-        """Whether 0 <= i - j < window for any pair of the two runs."""
-        seen = first_j <= last_i
-        return seen if self.window is None else seen & (first_i - last_j < self.window)
-
-    def check(self) -> None:
-        """Raise Mistake for a window in which a query does not see itself."""
-        if self.window is not None and self.window < 1:
-            raise Mistake(
-                f"mask.window is {self.window}: a query sees at least itself, so 1 or more."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +37,7 @@ class Attention(Node):
     "batch seq kv_heads head_dim" ("-" in place of kv_heads where K is 1), segments "batch seq".
     """
 
-    masks: ClassVar[tuple[type[Mask], ...]] = (Causal,)
+    masks: ClassVar[tuple[type[Mask], ...]] = (Causal, Alibi)
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
     platforms: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "tpu")
 
@@ -108,6 +63,8 @@ class Attention(Node):
         if type(d.mask) not in self.masks:
             known = ", ".join(mask.__name__ for mask in self.masks)
             raise Mistake(f"{name} attention has no {type(d.mask).__name__} mask, only {known}.")
+        if d.mask.slopes and len(d.mask.slopes) != d.heads:
+            raise Mistake(f"the mask has {len(d.mask.slopes)} slopes for {d.heads} query heads.")
         if d.heads % d.kv_heads:
             raise Mistake(
                 f"{d.heads} query heads cannot share {d.kv_heads} key/value heads evenly: "
@@ -157,10 +114,10 @@ class Plain(Attention):
         grouped = spec(f"batch seq - {groups(K)} head_dim")
         q_BCTKGH = jnp.reshape(q_BTNH, (B, C, T // C, K, N // K, H), out_sharding=grouped)
         q_BKGCTH = q_BCTKGH.transpose(0, 3, 4, 1, 2, 5)
-        bias_BCTS = self._bias(segments_BT, mask, T, C)
+        bias_BKGCTS = self._bias(segments_BT, mask, T, C, K)
         runs = []
         for run, keys in self._runs(mask, T, C):
-            bias = bias_BCTS[:, None, None, :, run, keys]
+            bias = bias_BKGCTS[..., run, keys]
             runs.append(attend(q_BKGCTH[..., run, :], k_BKSH[:, :, keys], v_BKSH[:, :, keys], bias))
         a_BCTKGH = jnp.concatenate(runs, axis=4).transpose(0, 3, 4, 1, 2, 5)
         return jnp.reshape(a_BCTKGH, q_BTNH.shape, out_sharding=spec("batch seq heads head_dim"))
@@ -184,16 +141,23 @@ class Plain(Attention):
             seen = [j for j in range(T) if mask.reaches(first, last, j, j)]
             yield slice(first, end), slice(seen[0], seen[-1] + 1)
 
-    def _bias(self, segments_BT: jax.Array | None, mask: Mask, T: int, C: int) -> jax.Array:
-        """[B or 1, C, T / C, S]: 0 where a query sees a key, `HIDDEN` elsewhere; fp32."""
-        i_CT = jnp.arange(T).reshape(1, C, T // C, 1)
-        j_S = jnp.arange(T).reshape(1, 1, 1, T)
+    def _bias(self, segments_BT: jax.Array | None, mask: Mask, T: int, C: int, K: int) -> jax.Array:
+        """[B or 1, K or 1, G or 1, C, T / C, S]: what is added to logits, `HIDDEN` where none is seen."""
+        i_CT = jnp.arange(T).reshape(C, T // C, 1)
+        j_S = jnp.arange(T).reshape(1, 1, T)
         if segments_BT is None:
-            return hidden(mask, i_CT, j_S)
-        shape = (len(segments_BT), C, T // C)
-        own_BCT = jnp.reshape(segments_BT, shape, out_sharding=spec("batch seq -"))
-        seen_BS = lay(segments_BT, "batch kv_seq")
-        return hidden(mask, i_CT, j_S, own_BCT[..., None], seen_BS[:, None, None])
+            bias_BCTS = hidden(mask, i_CT, j_S)[None]
+        else:
+            shape = (len(segments_BT), C, T // C)
+            own_BCT = jnp.reshape(segments_BT, shape, out_sharding=spec("batch seq -"))
+            seen_BS = lay(segments_BT, "batch kv_seq")
+            own, seen = own_BCT[..., None], seen_BS[:, None, None]
+            bias_BCTS = hidden(mask, i_CT[None], j_S[None], own, seen)
+        bias_BKGCTS = bias_BCTS[:, None, None]
+        if mask.slopes:
+            slopes_KG = lay(jnp.asarray(mask.slopes, jnp.float32).reshape(K, -1), groups(K))
+            bias_BKGCTS += slant(slopes_KG, i_CT, j_S)[None]
+        return bias_BKGCTS
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
@@ -201,20 +165,6 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Arr
     s = jnp.einsum("BKGCTH,BKSH->BKGCTS", q, k, preferred_element_type=jnp.float32)
     p = jax.nn.softmax(s * q.shape[-1] ** -0.5 + bias, axis=-1)
     return jnp.einsum("BKGCTS,BKSH->BKGCTH", p.astype(v.dtype), v)
-
-
-def hidden(
-    mask: Mask,
-    i: jax.Array,
-    j: jax.Array,
-    own: jax.Array | None = None,
-    seen: jax.Array | None = None,
-) -> jax.Array:
-    """Additive fp32 bias of queries i and keys j, of segments `own` and `seen`; all broadcast."""
-    allowed = mask.allowed(i, j)
-    if own is not None:
-        allowed = allowed & (own == seen)
-    return jnp.where(allowed, jnp.float32(0), jnp.float32(HIDDEN))
 
 
 def groups(K: int) -> str:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from pretrain.config import Mistake
-from pretrain.kernels.attention import Attention, Demand, Mask, same_positions, shared
+from pretrain.kernels.attention import Attention, Demand, groups, same_positions, shared
+from pretrain.kernels.mask import Mask
 from pretrain.kernels.online import Keys, Queries, Route, Visit, attend
 from pretrain.sharding import lay, mesh_axes, spec
 
@@ -79,9 +80,13 @@ def spread(
     k_BSKH, v_BSKH = shared(k_BSKH, N, positions), shared(v_BSKH, N, positions)
     segments_BS = None if segments_BT is None else lay(segments_BT, f"batch {positions}")
     q_spec, k_spec = spec("batch seq heads head_dim"), jax.typeof(k_BSKH).sharding.spec
+    slopes_spec, slopes_KG = spec(groups(k_BSKH.shape[2])), None
+    if mask.slopes:
+        slopes_KG = jnp.asarray(mask.slopes, jnp.float32).reshape(k_BSKH.shape[2], -1)
+        slopes_KG = lay(slopes_KG, groups(k_BSKH.shape[2]))
     unvarying = tuple(sorted(mesh_axes(q_spec) - mesh_axes(k_spec)))
 
-    def local(q: Any, k: Any, v: Any, own: Any, seen: Any) -> jax.Array:
+    def local(q: Any, k: Any, v: Any, own: Any, seen: Any, slopes: Any) -> jax.Array:
         # Both branches of a tile must vary over the same mesh axes; the transpose sums over these.
         k, v = (jax.lax.pcast(x, unvarying, to="varying") for x in (k, v))
         B, T, N, H = q.shape
@@ -90,6 +95,7 @@ def spread(
             _blocks(q_BTKGH, block).transpose(0, 1, 3, 4, 2, 5),
             _blocks(own, block),
             _blocks(_positions(T, q_spec[1]), block)[:, 0],
+            _each(slopes, T // min(block, T)),
         )
         keys = Keys(
             _blocks(k, block).transpose(0, 1, 3, 2, 4),
@@ -100,9 +106,10 @@ def spread(
         a_XBKGTH = attend(mask, route, queries, keys)
         return a_XBKGTH.transpose(1, 0, 4, 2, 3, 5).reshape(B, T, N, H)
 
-    in_specs = (q_spec, k_spec, k_spec, spec("batch seq"), spec(f"batch {positions}"))
+    ids = spec("batch seq"), spec(f"batch {positions}")
+    in_specs = (q_spec, k_spec, k_spec, *ids, slopes_spec)
     run = jax.shard_map(local, in_specs=in_specs, out_specs=q_spec)
-    return run(q_BTNH, k_BSKH, v_BSKH, segments_BT, segments_BS)
+    return run(q_BTNH, k_BSKH, v_BSKH, segments_BT, segments_BS, slopes_KG)
 
 
 def _blocks(x: Any, block: int) -> Any:
@@ -111,6 +118,11 @@ def _blocks(x: Any, block: int) -> Any:
         return None
     B, T = x.shape[:2]
     return jnp.moveaxis(x.reshape(B, -1, min(block, T), *x.shape[2:]), 1, 0)
+
+
+def _each(x: Any, blocks: int) -> Any:
+    """The same x for every block, blocks first. None stays None."""
+    return None if x is None else jnp.broadcast_to(x, (blocks, *x.shape))
 
 
 def _positions(count: int, axes: Any) -> jax.Array:

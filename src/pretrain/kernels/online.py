@@ -12,15 +12,16 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from pretrain.kernels.attention import HIDDEN, Mask, hidden
+from pretrain.kernels.mask import HIDDEN, Mask, hidden, slant
 
 
 class Queries(NamedTuple):
-    """Blocks of queries, the documents they belong to and their global positions."""
+    """Blocks of queries, their documents and global positions, and the slopes of their heads."""
 
     q_XBKGTH: jax.Array
     segments_XBT: jax.Array | None
     i_XT: jax.Array
+    slopes_XKG: jax.Array | None
 
 
 class Keys(NamedTuple):
@@ -101,9 +102,9 @@ def _backward(mask: Mask, route: Route, saved: Any, da: jax.Array) -> tuple[Quer
 
     dq, (_, dkeys) = route(visit, dq, (keys, (dk, dv)))
     dk, dv = route.home(dkeys)
-    nothing: Any = None  # the gradient of segments and positions
+    nothing: Any = None  # the gradient of segments, positions and slopes
     return (
-        Queries(dq.astype(q.dtype), nothing, nothing),
+        Queries(dq.astype(q.dtype), nothing, nothing, nothing),
         Keys(dk.astype(k.dtype), dv.astype(v.dtype), nothing, nothing),
     )
 
@@ -166,7 +167,10 @@ def _logits(mask: Mask, queries: Queries, keys: Keys) -> jax.Array:
     else:
         bias = hidden(mask, i, j, queries.segments_XBT[..., None], keys.segments_YBS[:, None])
     s = jnp.einsum("BKGTH,BKSH->BKGTS", q, k, preferred_element_type=jnp.float32)
-    return s * q.shape[-1] ** -0.5 + bias[:, None, None]
+    s = s * q.shape[-1] ** -0.5 + bias[:, None, None]
+    if queries.slopes_XKG is None:
+        return s
+    return s + slant(queries.slopes_XKG, queries.i_XT[:, None], keys.j_YS[None])[None]
 
 
 def _absorb(mask: Mask, queries: Queries, state: Softmax, keys: Keys) -> Softmax:

@@ -1,15 +1,14 @@
 """Self-attention with any number of key/value heads, and what a block is told beside its input."""
 
-import functools
 from dataclasses import dataclass
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from pretrain.kernels.attention import HIDDEN, Attention, Mask
+from pretrain.kernels.attention import Attention
+from pretrain.kernels.mask import Mask
 from pretrain.models.init import Init
 from pretrain.models.layers import RESIDUAL, Linear
 from pretrain.models.positions import Rotation
@@ -37,59 +36,6 @@ class Whole:
     ) -> jax.Array:
         """[B, T, N, H], laid out as the queries are."""
         return self.kernel(q_BTNH, k_BTKH, v_BTKH, self.segments_BT, mask)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the tokens that a batch of rows has seen, for decoding.
-
-    Rows may have different lengths: entries at and beyond a row's length are never attended to, so a
-    prompt padded on the right is trimmed by setting `length_B`.
-    """
-
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
-    length_B: jax.Array
-
-    def positions(self, tokens: int) -> jax.Array:
-        """Positions [B, T] of the next tokens of each row."""
-        return self.length_B[:, None] + jnp.arange(tokens)[None, :]
-
-
-class Recall:
-    """Attention of the newest tokens through one layer's cache, which it lengthens as it goes."""
-
-    def __init__(self, k_BSKH: jax.Array, v_BSKH: jax.Array, positions_BT: jax.Array):
-        self.k_BSKH, self.v_BSKH, self.positions_BT = k_BSKH, v_BSKH, positions_BT
-
-    def __call__(
-        self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Mask
-    ) -> jax.Array:
-        """[B, T, N, H]; the keys and values given are written at their positions first."""
-        layouts = tuple(jax.typeof(x).sharding.spec for x in (q_BTNH, self.k_BSKH, self.v_BSKH))
-        recall = jax.sharding.auto_axes(functools.partial(_recall, mask), out_sharding=layouts)
-        a_BTNH, self.k_BSKH, self.v_BSKH = recall(
-            q_BTNH, k_BTKH, v_BTKH, self.k_BSKH, self.v_BSKH, self.positions_BT
-        )
-        return a_BTNH
-
-
-def _recall(
-    mask: Mask, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array,
-    k_BSKH: jax.Array, v_BSKH: jax.Array, where_BT: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    (B, T, N, H), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
-    rows_B1 = jnp.arange(B)[:, None]
-    k_BSKH = k_BSKH.at[rows_B1, where_BT].set(k_BTKH)
-    v_BSKH = v_BSKH.at[rows_B1, where_BT].set(v_BTKH)
-    allowed_BTS = mask.allowed(where_BT[:, :, None], jnp.arange(S)[None, None, :])
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    s_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
-    s_BKGTS = jnp.where(allowed_BTS[:, None, None], s_BKGTS * H**-0.5, HIDDEN)
-    p_BKGTS = jax.nn.softmax(s_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    a_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v_BSKH)
-    return a_BTKGH.reshape(B, T, N, H), k_BSKH, v_BSKH
 
 
 @dataclass(frozen=True)

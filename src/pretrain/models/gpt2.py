@@ -1,11 +1,12 @@
 """GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3)."""
 
-import functools
 import math
+from functools import partial
 
 import jax
 from flax import nnx
 
+from pretrain.kernels.mask import Causal, Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
 from pretrain.models.layers import INSIDE, MLP, Affine, AffineLayerNorm, Embedding, Head
@@ -14,18 +15,25 @@ from pretrain.models.positions import Learned
 from pretrain.models.stack import Stack
 from pretrain.sharding import lay
 
-gelu = functools.partial(jax.nn.gelu, approximate=True)  # the released code's tanh form
+gelu = partial(jax.nn.gelu, approximate=True)  # the released code's tanh form
 
 
 class GPT2(Decoder):
     """Pre-LayerNorm, learned positions, GELU, biases everywhere, tied embeddings."""
 
     context: int  # rows of the position table, the longest sequence
+    # positions that a token sees in successive layers, by turns: GPT-3's are dense and banded
+    windows: tuple[int | None, ...] = (None,)
 
     @property
     def max_context(self) -> int | None:
         """The rows of the position table."""
         return self.context
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """Causal, by the windows."""
+        return tuple(Causal(window=window) for window in self.windows)
 
     def build(self, rngs: nnx.Rngs, compute: Compute) -> "LM":
         """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
@@ -35,14 +43,14 @@ class GPT2(Decoder):
 class Block(nnx.Module):
     """h = x + Attention(LayerNorm(x)), then y = h + MLP(LayerNorm(h))."""
 
-    def __init__(self, rngs: nnx.Rngs, size: GPT2):
+    def __init__(self, rngs: nnx.Rngs, size: GPT2, mask: Mask):
         init = normal(0.02)
         # "scale the weights of residual layers at initialization by 1/sqrt(N)", N residual layers
         out_init = normal(0.02 / math.sqrt(2 * size.layers))
         self.attention_norm = AffineLayerNorm(rngs, size.d_model)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim,
-            mask=size.mask, init=init, out_init=out_init, linear=Affine,
+            mask=mask, init=init, out_init=out_init, linear=Affine,
         )  # fmt: skip
         self.mlp_norm = AffineLayerNorm(rngs, size.d_model)
         self.mlp = MLP(
@@ -63,7 +71,8 @@ class LM(LanguageModel):
             rngs, size.vocab, size.d_model, init=normal(0.02), multiple=size.vocab_multiple
         )
         self.positions = Learned(rngs, size.context, size.d_model, init=normal(0.01))
-        self.stack = Stack(rngs, size.layers, lambda rngs: Block(rngs, size))
+        kinds = [partial(Block, size=size, mask=mask) for mask in size.masks]
+        self.stack = Stack(rngs, size.layers, *kinds)
         self.norm = AffineLayerNorm(rngs, size.d_model)
         self.size, self.compute = size, compute
 

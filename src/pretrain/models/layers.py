@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -154,9 +154,21 @@ class Unembedding(nnx.Module):
         return Head(gathered(self.kernel[...].astype(dtype)), "BTD,DV->BTV", self.vocab, 1.0)
 
 
+class AffineUnembedding(Unembedding):
+    """An output projection with a bias for each token (GPT-J)."""
+
+    def __init__(self, rngs: nnx.Rngs, vocab: int, d_model: int, *, init: Init, multiple: int = 1):
+        super().__init__(rngs, vocab, d_model, init=init, multiple=multiple)
+        self.bias = param(rngs.params(), "vocab", (self.kernel.shape[1],), zeros)
+
+    def head(self, dtype: jnp.dtype) -> "Head":
+        """The output head of this projection, the bias in fp32."""
+        return replace(super().head(dtype), bias_V=gathered(self.bias[...]))
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weight"],
+    data_fields=["weight", "bias_V"],
     meta_fields=["equation", "vocab", "scale"],
 )
 @dataclass(frozen=True)
@@ -167,6 +179,7 @@ class Head:
     equation: str
     vocab: int
     scale: float
+    bias_V: jax.Array | None = None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """fp32 logits [B, T, V]; padding of the vocabulary at -1e30: no probability, no gradient."""
@@ -175,6 +188,8 @@ class Head:
             out_sharding=spec("batch seq vocab"), preferred_element_type=jnp.float32,
         )  # fmt: skip
         logits_BTV *= self.scale
+        if self.bias_V is not None:
+            logits_BTV += self.bias_V[None, None]
         if logits_BTV.shape[-1] == self.vocab:
             return logits_BTV
         ids_11V = jnp.arange(logits_BTV.shape[-1]).reshape(1, 1, -1)

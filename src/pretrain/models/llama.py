@@ -1,8 +1,11 @@
 """LLaMA 1 and 2 (Touvron et al., arXiv 2302.13971 and 2307.09288, section 2)."""
 
+from functools import partial
+
 import jax
 from flax import nnx
 
+from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
 from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, RMSNorm, Unembedding
@@ -32,13 +35,13 @@ class LLaMA(Decoder):
 class Block(nnx.Module):
     """h = x + Attention(RMSNorm(x)), then y = h + MLP(RMSNorm(h))."""
 
-    def __init__(self, rngs: nnx.Rngs, size: LLaMA):
+    def __init__(self, rngs: nnx.Rngs, size: LLaMA, mask: Mask):
         # The papers do not say how they initialise; N(0, 0.02^2) is the field's habit.
         init = normal(0.02)
         self.attention_norm = RMSNorm(rngs, size.d_model, size.norm_eps)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=size.kv_heads,
-            head_dim=size.head_dim, mask=size.mask, init=init, out_init=init,
+            head_dim=size.head_dim, mask=mask, init=init, out_init=init,
         )  # fmt: skip
         self.mlp_norm = RMSNorm(rngs, size.d_model, size.norm_eps)
         self.mlp = GatedMLP(
@@ -57,7 +60,8 @@ class LM(LanguageModel):
     def __init__(self, rngs: nnx.Rngs, size: LLaMA, compute: Compute):
         init, multiple = normal(0.02), size.vocab_multiple
         self.embedding = Embedding(rngs, size.vocab, size.d_model, init=init, multiple=multiple)
-        self.stack = Stack(rngs, size.layers, lambda rngs: Block(rngs, size))
+        kinds = [partial(Block, size=size, mask=mask) for mask in size.masks]
+        self.stack = Stack(rngs, size.layers, *kinds)
         self.norm = RMSNorm(rngs, size.d_model, size.norm_eps)
         self.unembedding = Unembedding(rngs, size.vocab, size.d_model, init=init, multiple=multiple)
         self.size, self.compute = size, compute

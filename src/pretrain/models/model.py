@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.config import Node
-from pretrain.kernels.attention import Attention, Causal, Mask, Plain
-from pretrain.models.attention import Cache, Context, Whole
+from pretrain.kernels.attention import Attention, Plain
+from pretrain.kernels.mask import Causal, Mask
+from pretrain.models.attention import Context, Whole
+from pretrain.models.cache import Cache, Keys
 from pretrain.models.layers import INSIDE, Head, LayerNorm, RMSNorm
 from pretrain.models.positions import Rotation, Still, positions
 from pretrain.models.stack import SAVED, Recompute, Remat, Stack
@@ -99,9 +101,9 @@ class Decoder(Node):
         return None
 
     @property
-    def mask(self) -> Mask:
-        """Whom a token may attend to."""
-        return Causal()
+    def masks(self) -> tuple[Mask, ...]:
+        """Whom a token may attend to, in successive layers; they repeat as the stack's blocks do."""
+        return (Causal(),)
 
     def build(self, rngs: nnx.Rngs, compute: Compute) -> LanguageModel:
         """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
@@ -109,9 +111,10 @@ class Decoder(Node):
 
     def cache(self, rows: int, length: int, compute: Compute) -> Cache:
         """An empty cache for decoding `rows` sequences of up to `length` tokens, on the current mesh."""
-        kv = "kv_heads" if self.key_value_heads > 1 else "-"
-        shape = (self.layers, rows, length, self.key_value_heads, self.head_dim)
-        layout = spec(f"layers batch - {kv} head_dim")
-        # Two arrays and not one twice: each step donates both.
-        k, v = (jnp.zeros(shape, compute.jnp_dtype, out_sharding=layout) for _ in "kv")
-        return Cache(k, v, jnp.zeros((rows,), jnp.int32, out_sharding=spec("batch")))
+        shape = self.key_value_heads, self.head_dim, compute.jnp_dtype
+        layers = tuple(
+            Keys.empty(self.layers // len(self.masks), rows, mask.span(length), *shape)
+            for mask in self.masks
+        )
+        first_B = jnp.zeros((rows,), jnp.int32, out_sharding=spec("batch"))
+        return Cache(layers, jnp.zeros((), jnp.int32), first_B)

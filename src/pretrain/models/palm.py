@@ -1,8 +1,11 @@
 """PaLM (Chowdhery et al., arXiv 2204.02311, section 2)."""
 
+from functools import partial
+
 import jax
 from flax import nnx
 
+from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import fan_in, normal
 from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, LayerNorm
@@ -30,11 +33,11 @@ class PaLM(Decoder):
 class Block(nnx.Module):
     """y = x + Attention(LayerNorm(x)) + MLP(LayerNorm(x)), one norm for both."""
 
-    def __init__(self, rngs: nnx.Rngs, size: PaLM):
+    def __init__(self, rngs: nnx.Rngs, size: PaLM, mask: Mask):
         self.norm = LayerNorm(rngs, size.d_model)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=1, head_dim=size.head_dim,
-            mask=size.mask, init=fan_in(), out_init=fan_in(),
+            mask=mask, init=fan_in(), out_init=fan_in(),
         )  # fmt: skip
         self.mlp = GatedMLP(
             rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=fan_in(), out_init=fan_in()
@@ -53,7 +56,8 @@ class LM(LanguageModel):
         self.embedding = Embedding(
             rngs, size.vocab, size.d_model, init=normal(1.0), multiple=size.vocab_multiple
         )
-        self.stack = Stack(rngs, size.layers, lambda rngs: Block(rngs, size))
+        kinds = [partial(Block, size=size, mask=mask) for mask in size.masks]
+        self.stack = Stack(rngs, size.layers, *kinds)
         self.norm = LayerNorm(rngs, size.d_model)
         self.size, self.compute = size, compute
 

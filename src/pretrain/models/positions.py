@@ -9,6 +9,7 @@ from flax import nnx
 
 from pretrain.config import Mistake, Node
 from pretrain.models.init import Init
+from pretrain.models.rope_scaling import Scaling
 from pretrain.sharding import gathered, lay, param, spec
 
 
@@ -33,16 +34,17 @@ class Still:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HalfRotation:
-    """Pairs feature i with i + H/2, as GPT-NeoX and Hugging Face store LLaMA."""
+    """Pairs feature i with i + h, as GPT-NeoX and Hugging Face store LLaMA; those beyond 2h do not turn."""
 
     cos_BT1h: jax.Array
     sin_BT1h: jax.Array
 
     def __call__(self, x_BTNH: jax.Array) -> jax.Array:
-        """The two halves of each head turned by the angle of their position."""
+        """The two halves of the turning features turned by the angle of their position."""
         cos, sin = self.cos_BT1h.astype(x_BTNH.dtype), self.sin_BT1h.astype(x_BTNH.dtype)
-        a, b = jnp.split(x_BTNH, 2, -1)
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+        h = cos.shape[-1]
+        a, b, still = x_BTNH[..., :h], x_BTNH[..., h : 2 * h], x_BTNH[..., 2 * h :]
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, still], -1)
 
 
 @jax.tree_util.register_dataclass
@@ -54,32 +56,45 @@ class InterleavedRotation:
     sin_BT1h: jax.Array
 
     def __call__(self, x_BTNH: jax.Array) -> jax.Array:
-        """Neighbouring features of each head turned by the angle of their position."""
+        """Neighbours among the turning features turned by the angle of their position."""
         cos, sin = self.cos_BT1h.astype(x_BTNH.dtype), self.sin_BT1h.astype(x_BTNH.dtype)
-        a, b = x_BTNH[..., 0::2], x_BTNH[..., 1::2]
+        turning = 2 * cos.shape[-1]
+        a, b = x_BTNH[..., 0:turning:2], x_BTNH[..., 1:turning:2]
         pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1)
-        return pairs.reshape(x_BTNH.shape)
+        turned = pairs.reshape(*x_BTNH.shape[:-1], turning)
+        return jnp.concatenate([turned, x_BTNH[..., turning:]], -1)
 
 
 class Rope(Node):
     """Rotary position embedding (Su et al., arXiv 2104.09864), halves paired."""
 
     base: float = 10_000.0  # the slowest pair turns once in about 2 pi base positions
+    dims: int | None = None  # features of a head that turn, its first ones; None turns all
+    scaling: Scaling = Scaling()  # how the frequencies are stretched for longer contexts
 
     def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
         """The rotation of these positions ([1, T] where all rows are alike), angles in fp32."""
         return HalfRotation(*self._turns(positions_BT, head_dim))
 
     def _turns(self, positions_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
-        if head_dim % 2:
+        if self.dims is None and head_dim % 2:
             raise Mistake(
                 f"model.head_dim is {head_dim}: rope turns pairs of features, make it even."
             )
-        frequency_h = self.base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+        dims = head_dim if self.dims is None else self.dims
+        if dims % 2 or not 0 < dims <= head_dim:
+            raise Mistake(
+                f"model.rope.dims is {dims} and model.head_dim is {head_dim}: rope turns pairs of "
+                f"features, so make dims even and at most {head_dim}."
+            )
+        self.scaling.check()
+        length = jnp.max(positions_BT) + 1
+        frequency_h = self.scaling.frequencies(self.base, dims, length)
         angle_BT1h = (
             positions_BT.astype(jnp.float32)[:, :, None, None] * frequency_h[None, None, None]
         )
-        return jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+        magnitude = self.scaling.magnitude
+        return jnp.cos(angle_BT1h) * magnitude, jnp.sin(angle_BT1h) * magnitude
 
 
 class InterleavedRope(Rope):

@@ -1,13 +1,15 @@
 """The layer stack: initialised under vmap, run under scan, rematerialised by a policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 from flax import nnx
 
 from pretrain.config import Mistake, Node, nearest
-from pretrain.models.attention import Cache, Context, Recall
+from pretrain.models.attention import Context
+from pretrain.models.cache import Cache, Recall
 from pretrain.models.positions import Rotation
 
 Body = Callable[[jax.Array, nnx.Module], tuple[jax.Array, None]]
@@ -40,14 +42,33 @@ class Recompute(Remat):
         return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
 
-class Stack(nnx.Module):
-    """L copies of one block, parameters stacked along a leading `layers` dim.
+class Period(nnx.Module):
+    """Blocks of several kinds that follow one another again and again, stacked as one block."""
 
-    Scan keeps trace and compile time flat in depth.
+    def __init__(self, rngs: nnx.Rngs, kinds: Sequence[Callable[[nnx.Rngs], nnx.Module]]):
+        self.kinds = nnx.List([kind(rngs) for kind in kinds])
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """The residual stream after the last of them."""
+        for block in self.kinds:
+            x_BTD = block(x_BTD, context)
+        return x_BTD
+
+
+class Stack(nnx.Module):
+    """L copies of one block, or L / P of a period of P blocks, parameters stacked along `layers`.
+
+    Scan keeps trace and compile time flat in depth. Raises Mistake where P does not divide L.
     """
 
-    def __init__(self, rngs: nnx.Rngs, layers: int, block: Callable[[nnx.Rngs], nnx.Module]):
-        self.blocks = jax.vmap(block)(rngs.split(layers))
+    def __init__(self, rngs: nnx.Rngs, layers: int, *kinds: Callable[[nnx.Rngs], nnx.Module]):
+        if layers % len(kinds):
+            raise Mistake(
+                f"model.layers is {layers} and its layers come in {len(kinds)} kinds by turns: make it "
+                f"a multiple of {len(kinds)}."
+            )
+        block = kinds[0] if len(kinds) == 1 else partial(Period, kinds=kinds)
+        self.blocks = jax.vmap(block)(rngs.split(layers // len(kinds)))
         for _, variable in nnx.iter_graph(self.blocks):
             if isinstance(variable, nnx.Param):
                 variable.set_metadata(dims=f"layers | {variable.get_metadata('dims')}")
@@ -62,14 +83,12 @@ class Stack(nnx.Module):
 
     def extend(self, x_BTD: jax.Array, rotate: Rotation, cache: Cache) -> tuple[jax.Array, Cache]:
         """The residual stream after the last block for tokens that continue `cache`, and the longer one."""
-        where_BT = cache.positions(x_BTD.shape[1])
+        slots_T = cache.slots(x_BTD.shape[1])
 
         def body(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-            block, k_BSKH, v_BSKH = layer
-            recall = Recall(k_BSKH, v_BSKH, where_BT)
-            x_BTD = block(x_BTD, Context(rotate, recall))
-            return x_BTD, (recall.k_BSKH, recall.v_BSKH)
+            block, before = layer
+            recall = Recall(before, slots_T, cache.first_B)
+            return block(x_BTD, Context(rotate, recall)), recall.layers
 
-        layers = self.blocks, cache.k_LBSKH, cache.v_LBSKH
-        x_BTD, (k_LBSKH, v_LBSKH) = jax.lax.scan(body, x_BTD, layers)
-        return x_BTD, Cache(k_LBSKH, v_LBSKH, cache.length_B + x_BTD.shape[1])
+        x_BTD, layers = jax.lax.scan(body, x_BTD, (self.blocks, cache.layers))
+        return x_BTD, cache.after(layers, len(slots_T))

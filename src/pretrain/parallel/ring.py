@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
-from pretrain.kernels.attention import Attention, Demand, Mask, Plain
+from pretrain.kernels.attention import Attention, Demand, Plain
 from pretrain.kernels.blockwise import check_block, spread
+from pretrain.kernels.mask import Mask
 from pretrain.kernels.online import Visit
 from pretrain.sharding import spec, ways
 
