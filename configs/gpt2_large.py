@@ -1,4 +1,4 @@
-"""GPT-2 large (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
+"""GPT-2 large (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019): table 2.
 
     python -m pretrain.describe --config gpt2_large.py --devices 8
     python -m pretrain.launch --config gpt2_large.py

@@ -10,7 +10,7 @@ You give: text in data/, and the SentencePiece model of 32,000 pieces (Meta's da
 """
 
 from pretrain.data import Data, Files, SentencePiece
-from pretrain.kernels.blockwise import Blockwise
+from pretrain.kernels.fused import Fused
 from pretrain.models.llama import LLaMA
 from pretrain.models.model import Compute
 from pretrain.models.stack import Recompute
@@ -38,5 +38,5 @@ config = Run(
     steps=477_000,
     batch=1024,
     seq_len=4096,
-    compute=Compute(remat=Recompute(), attention=Blockwise()),
+    compute=Compute(remat=Recompute(), attention=Fused()),
 )

@@ -11,7 +11,7 @@ You give: text in data/, and a SentencePiece model of 256,000 pieces (PaLM's own
 """
 
 from pretrain.data import Data, Files, SentencePiece
-from pretrain.kernels.blockwise import Blockwise
+from pretrain.kernels.fused import Fused
 from pretrain.models.model import Compute
 from pretrain.models.palm import PaLM
 from pretrain.models.stack import Recompute
@@ -34,5 +34,5 @@ config = Run(
     batch=512,
     ramp=Ramp(stages=((50_000, 256),)),
     seq_len=2048,
-    compute=Compute(remat=Recompute(), attention=Blockwise()),
+    compute=Compute(remat=Recompute(), attention=Fused()),
 )

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from pretrain.models.gopher import Gopher
 from pretrain.models.gpt2 import GPT2
 from pretrain.models.llama import LLaMA
 from pretrain.models.mistral import Mistral
 from pretrain.models.model import Decoder
-from pretrain.models.palm import PaLM
+from pretrain.models.palm import PaLM, RMSPaLM
 from pretrain.models.positions import InterleavedRope, Rope
+from pretrain.models.yalm import YaLM
 from pretrain.tensors import named
 
 Tensors = Mapping[str, np.ndarray]
@@ -32,20 +35,24 @@ def logits(
     """[B, T, V] without padding; a token sees the earlier ones of its row and segment."""
     p = {name: np.asarray(x, np.float64) for name, x in named(params).items()}
     sees = np.tril(segments[:, :, None] == segments[:, None, :])
-    family = {PaLM: palm, LLaMA: llama, Mistral: llama, GPT2: gpt2}[type(model)]
-    return family(model, p, tokens, positions, sees)[..., : model.vocab]
+    families = {
+        PaLM: palm, RMSPaLM: palm, LLaMA: llama, Mistral: llama, GPT2: gpt2, Gopher: gopher,
+        YaLM: yalm,
+    }  # fmt: skip
+    return families[type(model)](model, p, tokens, positions, sees)[..., : model.vocab]
 
 
 def palm(
     model: PaLM, p: Tensors, tokens: np.ndarray, positions: np.ndarray, sees: np.ndarray
 ) -> np.ndarray:
-    """arXiv 2204.02311, section 2; y = x + MLP(LayerNorm(x)) + Attention(LayerNorm(x))."""
+    """arXiv 2204.02311, section 2; y = x + MLP(Norm(x)) + Attention(Norm(x))."""
+    norm = rms_norm if isinstance(model, RMSPaLM) else layer_norm
     x = p["embedding/table"][tokens]
     for b in blocks(model, p):
-        y = layer_norm(x, 1e-6) * b["norm/gain"]
+        y = norm(x, 1e-6) * b["norm/gain"]
         q, k = (rope(model.rope, y_heads(y, b, name), positions) for name in ("query", "key"))
         x = x + mixed(q, k, y_heads(y, b, "value"), sees, b) + swiglu(y, b)
-    x = layer_norm(x, 1e-6) * p["norm/gain"]
+    x = norm(x, 1e-6) * p["norm/gain"]
     return x @ p["embedding/table"].T / math.sqrt(model.d_model)
 
 
@@ -80,6 +87,65 @@ def gpt2(
         x = x + u @ b["mlp/down/kernel"] + b["mlp/down/bias"]
     x = layer_norm(x, 1e-5) * p["norm/gain"] + p["norm/bias"]
     return x @ p["embedding/table"].T
+
+
+def gopher(
+    model: Gopher, p: Tensors, tokens: np.ndarray, positions: np.ndarray, sees: np.ndarray
+) -> np.ndarray:
+    """arXiv 2112.11446, section 3; attention by arXiv 1901.02860, section 3.3, pair by pair."""
+    T, D, H = tokens.shape[1], model.d_model, model.head_dim
+    turn = np.arange(T)[:, None] / 10_000 ** (np.arange(0, D, 2) / D)
+    sinusoids = np.concatenate([np.sin(turn), np.cos(turn)], axis=1)
+    x = p["embedding/table"][tokens]
+    for b in blocks(model, p):
+        y = rms_norm(x, 1e-6) * b["attention_norm/gain"]
+        q, k, v = (y_heads(y, b, name) for name in ("query", "key", "value"))
+        of_distance = np.tensordot(sinusoids, b["attention/position/kernel"], axes=1)
+        s = np.full((len(x), model.heads, T, T), -np.inf)
+        for i in range(T):
+            for j in range(i + 1):
+                content = ((q[:, i] + b["attention/content_bias"]) * k[:, j]).sum(-1)
+                place = ((q[:, i] + b["attention/position_bias"]) * of_distance[i - j]).sum(-1)
+                seen = sees[:, i, j, None]
+                s[:, :, i, j] = np.where(seen, (content + place) / math.sqrt(H), -np.inf)
+        e = np.exp(s - s.max(-1, keepdims=True))
+        a = np.einsum("bnts,bsnh->btnh", e / e.sum(-1, keepdims=True), v)
+        x = x + np.einsum("btnh,nhd->btd", a, b["attention/out/kernel"])
+        u = rms_norm(x, 1e-6) * b["mlp_norm/gain"] @ b["mlp/up/kernel"]
+        u = 0.5 * u * (1 + np.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
+        x = x + u @ b["mlp/down/kernel"]
+    return rms_norm(x, 1e-6) * p["norm/gain"] @ p["embedding/table"].T
+
+
+def yalm(
+    model: YaLM, p: Tensors, tokens: np.ndarray, positions: np.ndarray, sees: np.ndarray
+) -> np.ndarray:
+    """The code at github.com/yandex/YaLM-100B: megatron/model/language_model.py and transformer.py."""
+
+    def norm(x: np.ndarray, of: Tensors, name: str) -> np.ndarray:
+        return layer_norm(x, 1e-5) * of[f"{name}/gain"] + of[f"{name}/bias"]
+
+    def affine(x: np.ndarray, of: Tensors, name: str) -> np.ndarray:
+        return x @ of[f"{name}/kernel"] + of[f"{name}/bias"]
+
+    def gelu(x: np.ndarray) -> np.ndarray:
+        return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+    x = norm(p["embedding/table"][tokens], p, "embedding_norm")
+    x = x @ np.eye(model.d_embed, model.d_model)
+    within = "stack/first/"
+    first = {n.removeprefix(within): a for n, a in p.items() if n.startswith(within)}
+    for layer, b in enumerate([first, *blocks(replace(model, layers=model.layers - 1), p)]):
+        y = norm(x, b, "attention_norm") if layer else x
+        q, k, v = (
+            y_heads(y, b, name) + b[f"attention/{name}/bias"] for name in ("query", "key", "value")
+        )
+        q, k = (rope(model.rope, a, positions) for a in (q, k))
+        x = x + mixed(q, k, v, sees, b) + b["attention/out/bias"]
+        y = norm(x, b, "mlp_norm")
+        x = x + affine(gelu(affine(y, b, "mlp/gate")) * affine(y, b, "mlp/up"), b, "mlp/down")
+    x = norm(gelu(affine(norm(x, p, "norm/norm"), p, "norm/dense")), p, "norm/out_norm")
+    return x @ p["embedding/table"].T + p["bias"]
 
 
 def blocks(model: Decoder, p: Tensors) -> list[Tensors]:

@@ -11,6 +11,7 @@ from pretrain.models.gpt2 import GPT2
 from pretrain.models.llama import LLaMA
 from pretrain.models.model import Compute, Decoder
 from pretrain.models.palm import PaLM
+from pretrain.models.rwkv import RWKV
 from pretrain.sharding import Mesh, Rules, use
 
 V, L, D, N, H, F = 10, 3, 8, 4, 6, 20
@@ -71,6 +72,15 @@ def test_mfu_is_megatron_turings_with_and_without_attention():
     without = flops.flops_per_token(model, 530_000_000_000, seq_len=0)
     assert round(flops.mfu(65_430, whole, peak), 4) == 0.3027
     assert round(flops.mfu(65_430, without, peak), 4) == 0.2977
+
+
+def test_a_recurrent_network_multiplies_no_activation_with_another():
+    sizes = {name: size for name, size in SIZES.items() if name not in ("heads", "head_dim")}
+    shares, decay_and_bonus, norms = 5 * D, 2 * D, 4 * D
+    block = norms + shares + decay_and_bonus + 5 * D * D + 2 * D * F
+    counts = counted(RWKV(**sizes))
+    assert counts == flops.Parameters(total=2 * V * D + 4 * D + L * block, embedding=2 * V * D)
+    assert flops.flops_per_token(RWKV(**sizes), 100, seq_len=2048) == 600
 
 
 def test_a_device_that_nobody_has_measured_has_no_peak():

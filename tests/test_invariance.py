@@ -2,11 +2,14 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from family_reference import drawn
 from pretrain.config import Mistake
 from pretrain.kernels.attention import Attention, Plain
 from pretrain.models.model import Compute, Decoder
@@ -17,13 +20,18 @@ from pretrain.program import Program
 from pretrain.run import Run
 from pretrain.sharding import Rules
 from tiny import (
+    BLOOM,
+    DECODERS,
     FAMILIES,
     FP32,
+    GOPHER,
     GPT_2,
     LLAMA,
     ONE,
     PALM,
     RULES,
+    RWKV_4,
+    YALM,
     Z_LOSS,
     Arrays,
     Axes,
@@ -39,6 +47,7 @@ from tiny import (
     initial,
     on,
     packed,
+    quick,
     run,
     trainer,
 )
@@ -62,6 +71,9 @@ MESHES: list[tuple[Decoder, Axes, Rules, Attention]] = [
     (LLAMA, (("data", 2), ("tensor", 4)), Rules(kv_heads=()), Plain()),
     (GPT_2, MIXED, ALONG_D, Plain()),
     (GPT_2, (("data", 2), ("seq", 2), ("tensor", 2)), MEGATRON, RING),
+    (BLOOM, MIXED, MEGATRON, RING),
+    (GOPHER, MIXED, ALONG_D, Plain()),
+    (RWKV_4, MIXED, ALONG_D, Plain()),
 ]
 
 
@@ -75,6 +87,31 @@ def test_every_mesh_takes_the_step_of_one_device(
     compute = dataclasses.replace(FP32, attention=attention)
     got = first_step(run(model, rules=rules, compute=compute), axes)
     assert_same_step(got, first_step(run(model)))
+
+
+@pytest.mark.parametrize("model", [*DECODERS, YALM])
+def test_a_mesh_has_the_hidden_states_of_one_device_and_takes_a_step(model: Decoder) -> None:
+    """The step is only traced: that is where a wrong layout is an error."""
+
+    def hidden(axes: Axes) -> np.ndarray:
+        def states(params: Any, batch: Any) -> jax.Array:
+            names = ("tokens_BT", "positions_BT", "segments_BT")
+            return nnx.merge(program.graph, params).hidden(*(batch[name] for name in names))
+
+        with on(axes, MEGATRON) as mesh:
+            program = Program(run(model, rules=MEGATRON), mesh)
+            params, batch = program.state.params, program.batch(B, T, True)
+            if axes:
+                program.train_step.trace(program.state, batch)
+            values = jax.tree.map(
+                lambda x, like: jax.device_put(x, like.sharding),
+                (drawn(params), {name: packed()[name] for name in batch}),
+                (params, batch),
+            )
+            return jax.device_get(quick(states, *values)(*values))
+
+    want = hidden(ONE)
+    np.testing.assert_allclose(hidden(MIXED), want, rtol=1e-5, atol=1e-5 * want.std())
 
 
 def test_a_mesh_takes_the_step_of_one_device_where_documents_are_not_told_apart() -> None:
@@ -170,7 +207,7 @@ def test_padding_of_the_vocabulary_changes_no_number_and_gets_no_gradient(model:
     assert_same_step(dataclasses.replace(got, optimizer=kept), want)
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", [*FAMILIES, RWKV_4])
 def test_packed_documents_are_each_document_alone(model: Decoder) -> None:
     """Sums of losses and of gradients: a document alone starts a row, and nothing follows it."""
     together, alone = trainer(run(model)), trainer(run(model), masked=False)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,18 +14,28 @@ from flax import nnx
 
 from family_reference import drawn, logits
 from pretrain.config import Mistake
+from pretrain.kernels.blockwise import Blockwise
+from pretrain.kernels.mask import Alibi
 from pretrain.models.cache import Cache
 from pretrain.models.model import Compute, Decoder
+from pretrain.models.palm import RMSPaLM
 from pretrain.models.positions import InterleavedRope, Rope
 from pretrain.program import Program
 from pretrain.tensors import named
 from tiny import (
+    BLOOM,
+    DECODERS,
     FAMILIES,
     FP32,
+    GOPHER,
     GPT_2,
     GPT_3,
+    GPT_NEO,
     LLAMA,
     MISTRAL,
+    MOSAIC,
+    OPT_,
+    OWN,
     PALM,
     B,
     T,
@@ -39,6 +49,9 @@ from tiny import (
 
 TURNED = [
     dataclasses.replace(PALM, rope=Rope(base=100.0)),
+    dataclasses.replace(PALM, rope=InterleavedRope(base=100.0)),
+    RMSPaLM(**vars(PALM)),
+    RMSPaLM(**vars(dataclasses.replace(PALM, rope=InterleavedRope()))),
     dataclasses.replace(LLAMA, rope=InterleavedRope(base=100.0), norm_eps=0.1),
     MISTRAL,
     GPT_3,
@@ -87,7 +100,7 @@ def logits_and_back(model: Any, tokens: Any, positions: Any, segments: Any, way:
 # --- equations --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [*FAMILIES, *TURNED])
+@pytest.mark.parametrize("model", [*FAMILIES, *OWN, *TURNED])
 def test_a_family_computes_the_equations_of_its_paper(model: Decoder) -> None:
     batch, go = packed(), forward(model)
     names = ("tokens_BT", "positions_BT", "segments_BT")
@@ -121,22 +134,59 @@ def test_initial_parameters_have_the_spread_of_the_paper_and_no_two_are_alike(
             "attention/out/kernel": 64**-0.5,
             "mlp/down/kernel": 48**-0.5,
         }
-    for name, x in initial(model).items():
-        if name.endswith(("gain", "bias")):
-            assert (x == (1 if name.endswith("gain") else 0)).all()
-            continue
-        within = 32**-0.5 if model is PALM else 0.02
-        std = next((s for end, s in spread.items() if name.endswith(end)), within)
-        np.testing.assert_allclose(x.std(), std, rtol=4 / math.sqrt(2 * x.size), err_msg=name)
-        np.testing.assert_allclose(x.mean(), 0, atol=4 * std / math.sqrt(x.size), err_msg=name)
+    assert_spread(model, spread | {"": 32**-0.5 if model is PALM else 0.02})
     values = np.concatenate([x.ravel()[:8] for x in initial(model).values() if x.std()])
     first, second = initial(model)["stack/blocks/attention/query/kernel"]
     assert len(set(values)) == len(values) and not (first == second).any()
 
 
+def assert_spread(model: Decoder, spread: Mapping[str, float]) -> None:
+    """Standard deviations by the first end of a tensor's name that fits; gains are 1 and biases 0."""
+    for name, x in initial(model).items():
+        if name.endswith(("gain", "bias")):
+            assert (x == (1 if name.endswith("gain") else 0)).all()
+            continue
+        std = next(s for end, s in spread.items() if name.endswith(end))
+        np.testing.assert_allclose(x.std(), std, rtol=4 / math.sqrt(2 * x.size), err_msg=name)
+        np.testing.assert_allclose(x.mean(), 0, atol=4 * std / math.sqrt(x.size), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("model", "out", "others"),
+    [
+        (BLOOM, 0.0048 / 2, {"": 0.0048}),
+        (OPT_, 0.006 / 2, {"": 0.006}),
+        (MOSAIC, (2 / 48) ** 0.5 / 2, {"": (2 / 32) ** 0.5}),
+    ],
+)
+def test_initial_parameters_have_the_spread_that_was_published(
+    model: Decoder, out: float, others: dict[str, float]
+) -> None:
+    """What leaves a sublayer starts smaller by sqrt(2 L), which is 2 here."""
+    assert_spread(model, {"attention/out/kernel": out, "mlp/down/kernel": out} | others)
+
+
+def test_gpt_neo_starts_with_the_scale_of_its_logits_in_the_queries() -> None:
+    attention = {"query": (32 * 8) ** -0.5, "key": 32**-0.5, "value": 32**-0.5, "out": 32**-0.5}
+    spread = {f"attention/{name}/kernel": std for name, std in attention.items()}
+    spread |= {"mlp/down/kernel": 0.02 / 2**0.5, "positions/table": 0.01, "": 0.02}
+    assert_spread(GPT_NEO, spread)
+
+
 def test_rope_turns_pairs_so_an_odd_head_is_a_mistake() -> None:
     with pytest.raises(Mistake, match=r"model\.head_dim is 7: rope turns pairs of features"):
         forward(dataclasses.replace(PALM, head_dim=7))(whole, packed()["tokens_BT"])
+
+
+def test_relative_positions_refuse_a_kernel_whose_logits_they_cannot_change() -> None:
+    with pytest.raises(Mistake, match="only Plain attention does that"):
+        forward(GOPHER, Compute(attention=Blockwise()))(whole, packed()["tokens_BT"])
+
+
+def test_alibi_has_the_slopes_of_its_paper() -> None:
+    """Section 3: 1/2 ... 1/256 of 8 heads. Six take those of 4, then the odd ones of 8."""
+    assert Alibi.of(8).slopes == tuple(0.5**n for n in range(1, 9))
+    assert Alibi.of(6).slopes == tuple(0.5**n for n in (2, 4, 6, 8, 1, 3))
 
 
 # --- whom a token depends on ------------------------------------------------------------------------
@@ -196,7 +246,7 @@ def test_tokens_one_by_one_through_the_cache_are_the_whole_sequence(
     np.testing.assert_allclose(np.concatenate(parts, axis=1), want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", DECODED)
+@pytest.mark.parametrize("model", [*DECODED, *DECODERS, *OWN])
 def test_a_row_padded_on_the_left_goes_on_as_without_its_padding(model: Decoder) -> None:
     go, tokens_BT = forward(model), packed()["tokens_BT"]
     first_B = np.arange(B, dtype=np.int32) % 5

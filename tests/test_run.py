@@ -9,7 +9,7 @@ import pytest
 from pretrain.config import Mistake
 from pretrain.data import Bytes, Data, StandardLibrary
 from pretrain.evaluate import Evaluate
-from pretrain.generate import Sample
+from pretrain.generate import Draw, Sample
 from pretrain.hooks import Profile
 from pretrain.kernels.blockwise import Blockwise
 from pretrain.models.gpt2 import GPT2
@@ -47,7 +47,10 @@ def sized(model: type[PaLM] | type[LLaMA] | type[GPT2] = PaLM, **sizes: int) -> 
         (sized(layers=0), "model.layers is 0: make it 1 or more."),
         (sized(vocab_multiple=0), "model.vocab_multiple is 0: make it 1 or more."),
         ({"evaluate": Evaluate(every=0)}, "evaluate.every is 0: make it 1 or more."),
-        ({"sample": Sample(temperature=-1.0)}, "sample.temperature is -1.0: make it 0 (greedy) or more."),
+        (
+            {"sample": Sample(choice=Draw(temperature=-1.0))},
+            "sample.choice.temperature is -1.0: make it more than 0, or choose Greedy().",
+        ),
         ({"optim": dataclasses.replace(OPTIM, peak_lr=0.0)}, "optim.peak_lr is 0.0: set it to more than 0."),
         ({"optim": dataclasses.replace(OPTIM, schedule=Constant(warmup=-1))}, "optim.schedule.warmup is -1"),
         ({"profile": Profile(first=9)}, "profile.first is 9 and profile.steps is 3, but the run ends at"),

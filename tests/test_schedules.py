@@ -14,6 +14,7 @@ from pretrain.config import Mistake
 from pretrain.schedules import (
     Constant,
     Cosine,
+    Exponential,
     HalfCosine,
     Line,
     Linear,
@@ -203,3 +204,21 @@ def test_palms_ramp_reads_776_billion_tokens_in_255_thousand_steps() -> None:
 def test_a_ramp_out_of_order_or_empty_is_refused(stages: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(Mistake, match=r"ramp\.stages"):
         Ramp(stages=stages).check()
+
+
+@pytest.mark.parametrize("cls", [Linear, Cosine])
+def test_a_decay_over_other_steps_than_the_run_s_is_that_of_a_run_of_those_steps(cls: type):
+    schedule = cls(warmup=10, final=0.1, over=60)
+    assert np.array_equal(curve(schedule, 100)[:60], curve(cls(warmup=10, final=0.1), 60)[:60])
+    assert np.allclose(curve(schedule, 100)[60:], 0.1)  # reached, and kept
+    assert np.array_equal(curve(schedule, 30), curve(schedule, 100)[:31])  # not reached
+    with pytest.raises(Mistake, match="set over to more than 10"):
+        cls(warmup=10, over=10).check()
+
+
+def test_an_exponential_decay_loses_the_same_share_every_step():
+    got = curve(Exponential(constant=20, final=0.01), 100)
+    assert np.all(got[:21] == 1) and np.isclose(got[-1], 0.01)
+    assert np.allclose(got[21:] / got[20:-1], 0.01 ** (1 / 80), rtol=1e-5)
+    with pytest.raises(Mistake, match="more than 0"):
+        Exponential(final=0.0).check()

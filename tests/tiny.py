@@ -15,11 +15,24 @@ import optax
 from family_reference import drawn
 from pretrain import compiler
 from pretrain.data import Bytes, Data, StandardLibrary
+from pretrain.models.bloom import Bloom
+from pretrain.models.falcon import Falcon
+from pretrain.models.gemma import Gemma
+from pretrain.models.gopher import Gopher
+from pretrain.models.gpt1 import GPT1
 from pretrain.models.gpt2 import GPT2
+from pretrain.models.gpt_neo import GPTNeo
+from pretrain.models.gptj import GPTJ
+from pretrain.models.gptneox import GPTNeoX
 from pretrain.models.llama import LLaMA
 from pretrain.models.mistral import Mistral
 from pretrain.models.model import Compute, Decoder
+from pretrain.models.mpt import MPT
+from pretrain.models.opt import OPT
 from pretrain.models.palm import PaLM
+from pretrain.models.positions import InterleavedRope, Rope
+from pretrain.models.rwkv import RWKV
+from pretrain.models.yalm import YaLM
 from pretrain.objectives import NextToken
 from pretrain.optim import Optimizer
 from pretrain.program import Program
@@ -37,7 +50,23 @@ LLAMA = LLaMA(**SIZES, heads=8, kv_heads=2)
 GPT_2 = GPT2(**SIZES, heads=4, context=20)
 GPT_3 = replace(GPT_2, windows=(None, 4))
 MISTRAL = Mistral(**SIZES, heads=8, kv_heads=2, window=5)
+BLOOM = Bloom(**SIZES, heads=6)
+MOSAIC = MPT(**SIZES, heads=6)
+FALCON = Falcon(**SIZES, heads=8, kv_heads=2, norms=2)
+OPT_ = OPT(**SIZES, heads=4, context=20)
+GPT_NEO = GPTNeo(**SIZES, heads=4, context=20, windows=(None, 4))
+GPT_1 = GPT1(**SIZES, heads=4, context=20)
+NEOX = GPTNeoX(**SIZES, heads=6, rope=Rope(dims=2))
+GPT_J = GPTJ(**SIZES, heads=6, rope=InterleavedRope(dims=4))
+GEMMA = Gemma(**SIZES, heads=8, kv_heads=2)
+GOPHER = Gopher(**SIZES, heads=6)
+YALM = YaLM(**SIZES | {"layers": 3}, heads=6, d_embed=24)
+RWKV_4 = RWKV(**{name: size for name, size in SIZES.items() if name != "head_dim"})
 FAMILIES = [PALM, LLAMA, GPT_2]
+# Whose equations are those of `transformers` (tests/test_hf_*.py).
+DECODERS = [BLOOM, MOSAIC, FALCON, OPT_, GPT_NEO, GPT_1, NEOX, GPT_J, GEMMA, RWKV_4]
+# Whose equations are in tests/family_reference.py.
+OWN = [GOPHER, YALM]
 FP32 = Compute(dtype="float32")
 RULES = Rules()
 Z_LOSS = 0.01

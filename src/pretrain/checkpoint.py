@@ -160,6 +160,16 @@ class Checkpointer:
         """The newest step with a complete checkpoint; its checksums are not looked at."""
         return max(self.steps(), default=None)
 
+    def parts(self) -> set[str]:
+        """What of a state the newest checkpoint holds: "params", "optimizer", ..."""
+        step = self.latest()
+        if step is None:
+            return set()
+        try:
+            return {name.partition("/")[0] for name in self._contents(step)["tensors"]}
+        except (OSError, ValueError, KeyError):  # `restore` will say so
+            return set()
+
     def restore(self, target: Any, within: str = "") -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, extra) of the newest checkpoint whose checksums hold, or None.
 

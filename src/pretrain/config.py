@@ -74,26 +74,29 @@ def nearest(name: str, among: typing.Iterable[str]) -> str:
 # --- files ------------------------------------------------------------------------------------------
 
 
-def find(name: str) -> Path:
-    """The file that a config name means: a path, in ./configs, or in the installed package."""
+def find(name: str, folder: str = "") -> Path:
+    """The file that a config name means: a path, in ./configs, or in the installed package.
+
+    With a `folder`, such as "sweeps", it is that one of ./configs and of the package.
+    """
     installed = importlib.resources.files("pretrain.configs")
-    places = [Path(), Path("configs"), Path(str(installed))]
+    places = [Path(), Path("configs", folder), Path(str(installed), folder)]
     file = name if name.endswith(".py") else f"{name}.py"
     for place in places:
         if (place / file).is_file():
             return place / file
     known = sorted(
-        {path.name for place in places[1:] for path in place.glob("**/*.py")} - {"__init__.py"}
+        {path.name for place in places[1:] for path in place.glob("*.py")} - {"__init__.py"}
     )
-    searched = ", ".join(["the path itself", "./configs", "the configs of the installed package"])
+    searched = f"the path itself, ./{places[1]}, the configs of the installed package"
     raise Mistake(
         f"there is no config {name!r}{nearest(Path(file).name, known)}; searched: {searched}."
     )
 
 
-def load(name: str, binding: str = "config") -> Any:
-    """What the config file `name` binds to `binding`."""
-    path = find(name)
+def load(name: str, binding: str = "config", folder: str = "") -> Any:
+    """What the config file `name` binds to `binding`; `find` says where it is looked for."""
+    path = find(name, folder)
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

@@ -4,22 +4,22 @@ By abstract evaluation on an abstract mesh: in seconds for any size, on any mach
 functions that a run is compiled from.
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from pretrain import config, flops
+from pretrain import command, config, flops
 from pretrain.config import Mistake
 from pretrain.models.layers import INSIDE, RESIDUAL
+from pretrain.models.model import Decoder
 from pretrain.objectives import pieces
 from pretrain.program import Program
 from pretrain.run import Run
@@ -131,9 +131,7 @@ def activations(run: Run) -> tuple[Tensor, ...]:
     """A row for each of the main activations of a microbatch on the current mesh."""
     model, dtype = run.model, run.compute.jnp_dtype
     B, T, D = run.batch // run.microbatches, run.seq_len, model.d_model
-    N, K, H, F = model.heads, model.key_value_heads, model.head_dim, model.d_ff
     V = math.ceil(model.vocab / model.vocab_multiple) * model.vocab_multiple
-    kv = "kv_heads" if K > 1 else "-"
     parts = pieces(
         B // ways("batch"), T // ways("seq"), V // ways("vocab"), run.objective.logits_bytes
     )
@@ -143,13 +141,20 @@ def activations(run: Run) -> tuple[Tensor, ...]:
         shard = math.prod(shape) // ways(axes) * dtype.itemsize
         return Tensor(name, shape, axes, mesh_axes(layout), reasons(axes, layout), shard)
 
+    heads: tuple[Tensor, ...] = ()
+    if isinstance(model, Decoder):
+        N, K, H = model.heads, model.key_value_heads, model.head_dim
+        keys = f"batch seq {'kv_heads' if K > 1 else '-'} head_dim"
+        heads = (
+            row("queries", "batch seq heads head_dim", B, T, N, H),
+            row("keys", keys, B, T, K, H),
+            row("values", keys, B, T, K, H),
+        )
     return (
         row("residual stream", RESIDUAL, B, T, D),
         row("input of a block", INSIDE, B, T, D),
-        row("queries", "batch seq heads head_dim", B, T, N, H),
-        row("keys", f"batch seq {kv} head_dim", B, T, K, H),
-        row("values", f"batch seq {kv} head_dim", B, T, K, H),
-        row("feed-forward", "batch seq mlp", B, T, F),
+        *heads,
+        row("feed-forward", "batch seq mlp", B, T, model.d_ff),
         row("logits, a piece", "batch seq vocab", B, T // parts, V, dtype=jnp.dtype("float32")),
     )
 
@@ -254,17 +259,9 @@ def binary(size: int) -> str:
 # --- the command ----------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Mistake(f"{message} (see --help).")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> command.Options:
     """The options that are not fields of the config."""
-    made = _Parser(
-        "pretrain.describe", description=__doc__, add_help=False, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    made = command.Options("pretrain.describe", __doc__, add_help=False)
     made.add_argument("--config", help="config file: a path, or a name in ./configs or the package")
     made.add_argument(
         "--devices", type=int,
@@ -277,11 +274,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the description that the command line asks for; the exit status."""
-    try:
-        return _main(sys.argv[1:] if arguments is None else arguments)
-    except Mistake as mistake:
-        print(f"pretrain.describe: {mistake}", file=sys.stderr)
-        return 2
+    return command.run("pretrain.describe", _main, arguments)
 
 
 def _main(arguments: Sequence[str]) -> int:

@@ -4,23 +4,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain import config
-from pretrain.config import Mistake, Node
+from pretrain import command, config
+from pretrain.config import Node
 from pretrain.launch import saved
 from pretrain.rundir import RunDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line a difference; the exit status, 2 after a mistake."""
-    names = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if len(names) != 2 or any(name.startswith("-") for name in names):
-            raise Mistake("name two configs, each a config file or a run directory.")
-        for line in config.diff(*map(read, names)):
-            print(line)
-    except Mistake as mistake:
-        print(f"pretrain.diff: {mistake}", file=sys.stderr)
-        return 2
+    return command.run("pretrain.diff", diff, arguments)
+
+
+def diff(arguments: Sequence[str]) -> int:
+    """What the command does."""
+    options = command.Options("pretrain.diff", __doc__)
+    options.add_argument("configs", nargs=2, help="a config file or a run directory")
+    for line in config.diff(*map(read, options.parse_args(arguments).configs)):
+        print(line)
     return 0
 
 

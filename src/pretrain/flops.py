@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from pretrain.models.model import Decoder
+from pretrain.models.model import Architecture
 from pretrain.optim import is_table
 from pretrain.sharding import names
 
@@ -42,13 +42,13 @@ def count(dims: Any, params: Any, vocab: int) -> Parameters:
     return Parameters(total=sum(sizes), embedding=sum(tables))
 
 
-def flops_per_token(model: Decoder, parameters: int, seq_len: int) -> int:
+def flops_per_token(model: Architecture, parameters: int, seq_len: int) -> int:
     """6N + 12 L N_h H T: a token's forward and backward pass, without what is recomputed.
 
     PaLM (arXiv 2204.02311, appendix B). N is *all* parameters, embeddings included: PaLM's 46.2 %
     comes out with 540.35e9. The attention term counts every pair of T positions, whatever the mask.
     """
-    return 6 * parameters + 12 * model.layers * model.heads * model.head_dim * seq_len
+    return 6 * parameters + model.attention_flops(seq_len)
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak_flops: float) -> float:

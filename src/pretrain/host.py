@@ -25,8 +25,11 @@ def prepare(environ: Mapping[str, str] = os.environ) -> None:
 
 def wanted(environ: Mapping[str, str]) -> bool:
     """Whether the allocator should be told to keep memory."""
-    devices = any(
-        map(glob.glob, ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd"))
-    )
-    on_cpu = environ.get("JAX_PLATFORMS") == "cpu" or not devices
+    on_cpu = environ.get("JAX_PLATFORMS") == "cpu" or not accelerated()
     return on_cpu and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in environ
+
+
+def accelerated() -> bool:
+    """Whether this machine shows the device file of a GPU or TPU."""
+    devices = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
+    return any(map(glob.glob, devices))

@@ -12,36 +12,34 @@ import argparse
 import contextlib
 import difflib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
-from pretrain import config, host
+from pretrain import command, config, host
 from pretrain.config import Mistake
 from pretrain.distributed import Processes, joined
 from pretrain.interrupt import stoppable
 from pretrain.rundir import RunDirectory
 
-if TYPE_CHECKING:  # importing it imports JAX, which --help and most mistakes can do without
+if TYPE_CHECKING:  # importing it imports JAX, which a mistake in the options can do without
     from pretrain.run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; the exit status."""
-    try:
-        with contextlib.ExitStack() as held, stoppable(held.close):
-            return launch(sys.argv[1:] if arguments is None else arguments, held)
-    except Mistake as mistake:
-        print(f"pretrain.launch: {mistake}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # --help | head
-        return 128 + signal.SIGPIPE
+    return command.run("pretrain.launch", launch, arguments)
 
 
-def launch(arguments: Sequence[str], held: contextlib.ExitStack) -> int:
+def launch(arguments: Sequence[str]) -> int:
+    """Train, and give back what is held, whatever ends it."""
+    with contextlib.ExitStack() as held, stoppable(held.close):
+        return start(arguments, held)
+
+
+def start(arguments: Sequence[str], held: contextlib.ExitStack) -> int:
     """Build the run, take its directory, which is given back with `held`, and train in it."""
     options, overrides = parser().parse_known_args(arguments)
     run = configured(options, overrides)
@@ -67,14 +65,10 @@ def launch(arguments: Sequence[str], held: contextlib.ExitStack) -> int:
         return train(run, directory, terminal)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> command.Options:
     """The options of the command itself; all others are fields of the run."""
-    options = argparse.ArgumentParser(
-        prog="pretrain.launch", description=__doc__, add_help=False, allow_abbrev=False,
-        usage="%(prog)s --config NAME [--run DIR] [OPTION ...] [FIELD OF THE RUN ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    options.error = _refuse  # type: ignore[method-assign]  # argparse exits
+    usage = "%(prog)s --config NAME [--run DIR] [OPTION ...] [FIELD OF THE RUN ...]"
+    options = command.Options("pretrain.launch", __doc__, usage, add_help=False)
     options.add_argument(
         "--config", help="config file: a path, or a name in ./configs or of the package"
     )
@@ -258,10 +252,6 @@ def leave() -> NoReturn:
                 stream.flush()
         os._exit(status)
     sys.exit()
-
-
-def _refuse(message: str) -> NoReturn:
-    raise Mistake(f"{message} (see --help).")
 
 
 if __name__ == "__main__":

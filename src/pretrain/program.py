@@ -16,8 +16,10 @@ class Program:
     """A run on the current mesh (`sharding.use`), described but not computed: nothing is allocated."""
 
     def __init__(self, run: Run, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh):
+        parametrised = run.parametrisation.build(run.model)
+
         def build() -> LanguageModel:
-            return run.model.build(nnx.Rngs(run.seed), run.compute)
+            return parametrised.initialised(run.model.build(nnx.Rngs(run.seed), run.compute))
 
         def learning_rate(step: jax.Array) -> jax.Array:
             return run.optim.learning_rate(step, run.steps)
@@ -25,7 +27,7 @@ class Program:
         self.graph, variables = nnx.split(jax.eval_shape(build))
         # Logical axes of every parameter, "layers | embed -> mlp", as a tree of the parameters' shape.
         self.dims = nnx.to_pure_dict(variables, lambda variable: variable.get_metadata("dims"))
-        tx = run.optim.build(self.dims)
+        tx = parametrised.optimizer(run.optim, self.dims)
         self.initialise = jax.jit(
             lambda: initialise(build, tx), compiler_options=compiler.options()
         )

@@ -8,12 +8,14 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.config import Mistake, Node
 from pretrain.data import Data
 from pretrain.evaluate import Evaluate
-from pretrain.generate import Sample
+from pretrain.forecast import Forecast
+from pretrain.generate.sample import Sample
 from pretrain.hooks import Profile
 from pretrain.kernels.attention import Demand
-from pretrain.models.model import Compute, Decoder
+from pretrain.models.model import Architecture, Compute, Decoder
 from pretrain.objectives import NextToken
 from pretrain.optim import Optimizer
+from pretrain.parametrisation import Parametrisation, Standard
 from pretrain.schedules import Ramp
 from pretrain.sharding import AXES, Mesh, Rules
 
@@ -21,7 +23,7 @@ from pretrain.sharding import AXES, Mesh, Rules
 class Run(Node):
     """One training run: a model, what it reads, how it learns, and where."""
 
-    model: Decoder  # the architecture and its sizes
+    model: Architecture  # the family and its sizes
     data: Data  # what it reads
     optim: Optimizer  # how it learns
     steps: int  # optimizer steps of the whole run
@@ -31,10 +33,14 @@ class Run(Node):
     microbatches: int = 1  # parts of a batch that are computed one after another, to save memory
     objective: NextToken = NextToken()  # the loss
     compute: Compute = Compute()  # dtype, rematerialisation, attention kernel
+    parametrisation: Parametrisation = (
+        Standard()
+    )  # what follows the size of the model: nothing, or MuP
     mesh: Mesh = Mesh()  # how many devices each mesh axis spans
     rules: Rules = Rules()  # which mesh axes split each logical axis
     checkpoint: Checkpoint = Checkpoint()  # when the state is saved
     evaluate: Evaluate = Evaluate()  # when the held-out loss is measured
+    forecast: Forecast = Forecast()  # where a scaling law predicts that the held-out loss ends
     sample: Sample = Sample()  # what the model is asked to write
     profile: Profile = Profile()  # which steps the JAX profiler traces
     seed: int = 0  # of initialisation, data order and sampling
@@ -45,19 +51,9 @@ class Run(Node):
     def check(self) -> None:
         """Raises Mistake for the first field, or pair of fields, that cannot be. Needs no device."""
         config.check_types(self)
-        sizes = (
-            "vocab",
-            "layers",
-            "d_model",
-            "heads",
-            "key_value_heads",
-            "head_dim",
-            "d_ff",
-            "vocab_multiple",
-        )
         for node, prefix, names in (
             (self, "", ("steps", "batch", "seq_len", "microbatches", "log_every")),
-            (self.model, "model.", sizes),
+            (self.model, "model.", self.model.sizes),
         ):
             for name in names:
                 if getattr(node, name) < 1:
@@ -68,13 +64,14 @@ class Run(Node):
         self.sample.check()
         self.profile.check(self.steps)
         self.evaluate.check()
+        self.forecast.check(self.data.held_out)
         longest = self.model.max_context
         if longest is not None and self.seq_len > longest:
             raise Mistake(
                 f"seq_len is {self.seq_len} and model.context is {longest}: the model has no position "
                 f"beyond, so make seq_len {longest} or less, or model.context {self.seq_len} or more."
             )
-        if self.model.heads % self.model.key_value_heads:
+        if isinstance(self.model, Decoder) and self.model.heads % self.model.key_value_heads:
             raise Mistake(
                 f"model.heads is {self.model.heads} and model.kv_heads is {self.model.key_value_heads}: "
                 f"each key/value head serves equally many query heads, so make kv_heads one of "
@@ -114,12 +111,8 @@ class Run(Node):
             divides("batch / microbatches", size // self.microbatches, "batch")
         for row in ("seq", "residual_seq", "kv_seq"):
             divides("seq_len", self.seq_len, row)
-        divides("model.heads", model.heads, "heads")
-        if model.key_value_heads > 1:
-            divides("model.kv_heads", model.key_value_heads, "kv_heads")
-        divides("model.d_ff", model.d_ff, "mlp")
-        for row in ("embed", "residual"):
-            divides("model.d_model", model.d_model, row)
+        for name, value, row in model.split:
+            divides(f"model.{name}", value, row)
         padded = math.ceil(model.vocab / model.vocab_multiple) * model.vocab_multiple
         if padded % parts("vocab"):
             raise Mistake(
@@ -130,6 +123,8 @@ class Run(Node):
 
     def check_kernel(self, mesh: Mapping[str, int], platform: str) -> None:
         """Raises Mistake where the attention kernel cannot do what the model asks of it there."""
+        if not isinstance(self.model, Decoder):
+            return
         for mask in self.model.masks:
             self.compute.attention.check(
                 Demand(

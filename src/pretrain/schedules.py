@@ -84,40 +84,44 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """From the peak at step `warmup` straight to `final` at step `steps`.
+    """From the peak at step `warmup` straight to `final` at step `over`, where it stays.
 
-    That is one past the last step: with `final=0` no step is taken at a rate of zero.
+    The end of a run is one past its last step: with `final=0` no step is taken at a rate of zero.
     """
 
     final: float = 0.0  # where the rate ends, as a fraction of the peak
+    over: int | None = None  # step at which it does, before or after the run's end; None: there
 
     def after(self, now: jax.Array, steps: int) -> jax.Array:
         """See `Schedule.after`."""
-        return _decay(Line(), now, self.warmup, steps, self.final)
+        return _decay(Line(), now, self.warmup, self.over or steps, self.final)
 
     def check(self, steps: int | None = None) -> None:
         """See `Schedule.check`."""
         super().check(steps)
         _check_final(self.final)
+        _check_over(self.over, self.warmup)
 
 
 class Cosine(Schedule):
-    """From the peak at step `warmup` along half a cosine to `final` at step `steps`.
+    """From the peak at step `warmup` along half a cosine to `final` at step `over`, where it stays.
 
     Chinchilla (arXiv 2203.15556, section 3.1) and LLaMA (arXiv 2302.13971, section 2.3) end at a
-    tenth of the peak.
+    tenth of the peak with the run; GPT-3 (arXiv 2005.14165, appendix B) before the end.
     """
 
     final: float = 0.1  # where the rate ends, as a fraction of the peak
+    over: int | None = None  # step at which it does, before or after the run's end; None: there
 
     def after(self, now: jax.Array, steps: int) -> jax.Array:
         """See `Schedule.after`."""
-        return _decay(HalfCosine(), now, self.warmup, steps, self.final)
+        return _decay(HalfCosine(), now, self.warmup, self.over or steps, self.final)
 
     def check(self, steps: int | None = None) -> None:
         """See `Schedule.check`."""
         super().check(steps)
         _check_final(self.final)
+        _check_over(self.over, self.warmup)
 
 
 class Rsqrt(Schedule):
@@ -143,6 +147,30 @@ class Rsqrt(Schedule):
                 f"optim.schedule.constant is {self.constant} and optim.schedule.warmup is "
                 f"{self.warmup}: the rate would fall before it reaches its peak, set constant to "
                 f"{max(self.warmup, 1)} or more."
+            )
+
+
+class Exponential(Schedule):
+    """The peak until step `constant`, then every step by the same factor to `final` at step `steps`.
+
+    RWKV-4 (arXiv 2305.13048, its appendix on training).
+    """
+
+    constant: int = 0  # steps at the peak, warm-up included
+    final: float  # where the rate ends, as a fraction of the peak, more than 0
+
+    def after(self, now: jax.Array, steps: int) -> jax.Array:
+        """See `Schedule.after`."""
+        progress = (now - self.constant) / max(steps - self.constant, 1)
+        return self.final ** jnp.clip(progress, 0.0, 1.0)
+
+    def check(self, steps: int | None = None) -> None:
+        """See `Schedule.check`."""
+        super().check(steps)
+        if not 0 < self.final <= 1:
+            raise Mistake(
+                f"optim.schedule.final is {self.final}: set it to more than 0 and at most 1, a fraction "
+                "of the peak that an exponential can reach."
             )
 
 
@@ -187,6 +215,14 @@ def _check_final(final: float) -> None:
     if not 0 <= final <= 1:
         raise Mistake(
             f"optim.schedule.final is {final}: set it to between 0 and 1, a fraction of the peak."
+        )
+
+
+def _check_over(over: int | None, warmup: int) -> None:
+    if over is not None and over <= warmup:
+        raise Mistake(
+            f"optim.schedule.over is {over} and optim.schedule.warmup is {warmup}: the rate cannot fall "
+            f"before it has risen, set over to more than {warmup}, or to None for the run's end."
         )
 
 

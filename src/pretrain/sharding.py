@@ -8,7 +8,7 @@ while tracing, on a CPU, before anything runs.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any
@@ -189,16 +189,16 @@ def split(dims: str, shape: Sequence[int]) -> PartitionSpec:
     return partition
 
 
-def param(
-    key: jax.Array, dims: str, shape: Sequence[int], init: Callable[..., jax.Array]
-) -> nnx.Param:
+def param(key: jax.Array, dims: str, shape: Sequence[int], init: Any) -> nnx.Param:
     """A parameter, fp32, created in its layout.
 
     `dims` names its logical axes, inputs before "->" and outputs behind it ("embed -> mlp"); a vector
     has no arrow. Optimizers and initialisers read matrix or vector, fan-in and fan-out from it. `init`
-    is called as `init(key, dims, shape, sharding)`.
+    is a `models.init.Init`; its root mean square stays with the parameter beside `dims`.
     """
-    return nnx.Param(init(key, dims, tuple(shape), split(dims, shape)), dims=dims)
+    shape = tuple(shape)
+    values = init(key, dims, shape, split(dims, shape))
+    return nnx.Param(values, dims=dims, rms=init.rms(dims, shape))
 
 
 def gathered(w: jax.Array) -> jax.Array:

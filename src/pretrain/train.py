@@ -1,10 +1,10 @@
 """A run from start to end: build, restore, loop, finish."""
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,10 +15,11 @@ from pretrain.config import Mistake, leaves, to_json
 from pretrain.data import Corpus
 from pretrain.data.loader import Evaluation, Loader
 from pretrain.evaluate import evaluate
-from pretrain.generate import Generator
+from pretrain.generate.generator import Generator, unsplit
 from pretrain.hooks import Hook, StopOnNonFinite, aside, every
 from pretrain.interrupt import interruptions, named
 from pretrain.metrics import Log
+from pretrain.planned import beside_plan
 from pretrain.program import Program
 from pretrain.progress import Terminal
 from pretrain.run import Run
@@ -50,7 +51,8 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
         state, corpus = start(run, program, checkpoints, terminal)
         directory.write_json("config.json", to_json(run))
         first, bytes_per_token = int(state.step), corpus.train.bytes / len(corpus.train)
-        writers = [*open_writers(directory, jax.process_index(), first, described(run)), terminal]
+        opened = open_writers(directory, jax.process_index(), first, described(run))
+        writers = [*beside_plan(opened, directory, terminal.say), terminal]
         with (
             loader(run, program, corpus).stream(first, run.steps) as stream,
             Log(
@@ -107,13 +109,13 @@ def start(
     try:
         preparing = pool.submit(prepare, run, terminal.say)
         compiling = pool.submit(program.train_step.lower(program.state, batch).compile)
-        restored = checkpoints.restore(program.state)
-        if restored is None:
+        found = restored(program, checkpoints)
+        if found is None:
             initialise = pool.submit(program.initialise.lower().compile)
             corpus = preparing.result()
             state = initialise.result()()
         else:
-            step, state, _ = restored
+            step, state = found
             terminal.say(f"resuming after step {step}")
             corpus = preparing.result()
         compiling.result()
@@ -121,6 +123,15 @@ def start(
         # Whoever leaves early, for bad data or at a signal, must not wait for the compiler.
         pool.shutdown(wait=False, cancel_futures=True)
     return state, corpus
+
+
+def restored(program: Program, checkpoints: Checkpointer) -> tuple[int, TrainState] | None:
+    """The newest checkpoint and its step; beside parameters alone, as `convert` writes, a fresh rest."""
+    if checkpoints.parts() != {"params"}:
+        found = checkpoints.restore(program.state)
+        return None if found is None else found[:2]
+    weights = checkpoints.restore(program.state.params, within="params")
+    return weights and (weights[0], replace(program.initialise(), params=weights[1]))
 
 
 def prepare(run: Run, report: Callable[[str], None]) -> Corpus:
@@ -136,9 +147,14 @@ def prepare(run: Run, report: Callable[[str], None]) -> Corpus:
 
 def loader(run: Run, program: Program, corpus: Corpus) -> Loader:
     """The batches of the run."""
+
+    def rows(step: int) -> tuple[int, int]:
+        first, count = run.ramp.rows(step, run.batch)
+        return run.data.offset + first, count
+
     return Loader(
         corpus.train, seq_len=run.seq_len, seed=run.seed, mask_documents=run.data.mask_documents,
-        batch_rows=lambda step: run.ramp.rows(step, run.batch), sharding=program.batch_sharding,
+        batch_rows=rows, sharding=program.batch_sharding,
     )  # fmt: skip
 
 
@@ -159,8 +175,10 @@ def activities(
     run: Run, program: Program, corpus: Corpus, checkpoints: Checkpointer, log: Log, mesh: Any
 ) -> tuple[Hook, Callable[[int | None], Hook], Hook]:
     """What a run does beside training: save; measure so many batches, or all; write a sample."""
-    generator = Generator(program.graph, run.model, run.compute)
-    unsplit = dataclasses.replace(run.rules, batch=(), seq=(), kv_seq=(), residual_seq=())
+    generator = Generator(program.graph, run.model, run.compute, run.sample.choice)
+    ids = corpus.tokenizer.encode_batch([run.sample.prompt])[0].tolist()
+    prompt = [corpus.tokenizer.end, *ids]
+    generator.room([prompt], run.sample.tokens)  # raises now what would end the run at some step
 
     def save(step: int, state: TrainState) -> None:
         checkpoints.save(step, state, {"sequences": run.ramp.rows(step, run.batch)[0]})
@@ -172,24 +190,20 @@ def activities(
                 batch=run.batch // run.microbatches, sharding=program.batch_sharding,
             )  # fmt: skip
             bytes_per_token = corpus.held_out.bytes / len(corpus.held_out)
-            log.write(
-                step, evaluate(program.eval_step, state.params, held_out, batches, bytes_per_token)
-            )
+            numbers = evaluate(program.eval_step, state.params, held_out, batches, bytes_per_token)
+            log.write(step, numbers | run.forecast.band)
+            verdict = run.forecast.verdict(numbers["eval_loss"])
+            if batches is None and verdict:  # all of the text: the end of the run
+                log.text(step, "forecast", verdict)
 
         return hook if len(corpus.held_out) else lambda step, state: None
 
     def write(step: int, state: TrainState) -> None:
         if not run.sample.tokens:
             return
-        prompt = [
-            corpus.tokenizer.end,
-            *corpus.tokenizer.encode_batch([run.sample.prompt])[0].tolist(),
-        ]
-        with sharding.use(mesh, unsplit):
-            ids = generator.stream(
-                state.params, prompt, run.sample.tokens, run.sample.temperature, run.seed
-            )
-            log.text(step, "sample", run.sample.prompt + corpus.tokenizer.decode(list(ids)))
+        with sharding.use(mesh, unsplit(run.rules)):
+            (ids,) = generator.write(state.params, [prompt], run.sample.tokens, run.seed)
+        log.text(step, "sample", run.sample.prompt + corpus.tokenizer.decode(ids))
 
     return save, measure, write
 

@@ -195,6 +195,7 @@ RATES = (
 
 def tag(name: str) -> str:
     """The name of a number in TensorBoard: "train/loss", "eval/loss", "throughput/mfu"."""
-    if name.startswith("eval_"):
-        return f"eval/{name.removeprefix('eval_')}"
+    for group in ("eval", "forecast"):
+        if name.startswith(f"{group}_"):
+            return f"{group}/{name.removeprefix(f'{group}_')}"
     return f"{'throughput' if name in RATES else 'train'}/{name}"

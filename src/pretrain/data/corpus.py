@@ -27,6 +27,7 @@ class Data(Node):
     tokenizer: Tokenizer = Bytes()  # how text becomes token ids
     mask_documents: bool = False  # no attention and no loss across the borders of documents
     held_out: float = 0.02  # share of documents kept from training, to evaluate on
+    offset: int = 0  # sequences of the shuffled order that are passed over before the first step
     # directory of token stores; None is ~/.cache/pretrain/tokens ($XDG_CACHE_HOME)
     cache: str | None = None
 
@@ -40,6 +41,8 @@ class Data(Node):
             raise Mistake(
                 f"data.held_out is {self.held_out}: it is a share, 0 or more and less than 1."
             )
+        if self.offset < 0:
+            raise Mistake(f"data.offset is {self.offset}: it is 0 or more sequences.")
         codec = self.tokenizer.load()
         train, held_out, counts = store.prepare(
             self._cache(), self.source, codec, self.held_out, report

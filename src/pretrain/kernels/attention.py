@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrain.config import Mistake, Node
 from pretrain.kernels.mask import Alibi, Causal, Mask, hidden, slant
@@ -52,7 +53,8 @@ class Attention(Node):
         """a_BTNH in the dtype and layout of q. Logits are scaled by 1 / sqrt(H) here.
 
         A query sees the keys that `mask` allows and, with segments, only those of its own segment.
-        Queries and keys are of the same positions, S = T. Softmax runs in fp32.
+        Queries and keys are of the same positions, S = T. Softmax runs in fp32. What a policy of
+        rematerialisation may keep for the gradient is named "attention" here.
         """
         raise NotImplementedError
 
@@ -106,6 +108,21 @@ class Plain(Attention):
         mask: Mask,
     ) -> jax.Array:
         """See `Attention`."""
+        return self.biased(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, jnp.zeros((1,) * 6))
+
+    def biased(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        segments_BT: jax.Array | None,
+        mask: Mask,
+        added_BKGCTS: jax.Array,
+    ) -> jax.Array:
+        """The same with something added to the logits, in fp32; every dim but S may be 1.
+
+        C shards of T / C queries each: its layout is that of the logits, "batch heads - seq - -".
+        """
         B, T, N, H = same_positions(q_BTNH, k_BSKH)
         k_BKSH = shared(k_BSKH, N, "kv_seq").transpose(0, 2, 1, 3)
         v_BKSH = shared(v_BSKH, N, "kv_seq").transpose(0, 2, 1, 3)
@@ -114,13 +131,15 @@ class Plain(Attention):
         grouped = spec(f"batch seq - {groups(K)} head_dim")
         q_BCTKGH = jnp.reshape(q_BTNH, (B, C, T // C, K, N // K, H), out_sharding=grouped)
         q_BKGCTH = q_BCTKGH.transpose(0, 3, 4, 1, 2, 5)
-        bias_BKGCTS = self._bias(segments_BT, mask, T, C, K)
+        bias_BKGCTS = self._bias(segments_BT, mask, T, C, K) + added_BKGCTS
         runs = []
         for run, keys in self._runs(mask, T, C):
             bias = bias_BKGCTS[..., run, keys]
             runs.append(attend(q_BKGCTH[..., run, :], k_BKSH[:, :, keys], v_BKSH[:, :, keys], bias))
         a_BCTKGH = jnp.concatenate(runs, axis=4).transpose(0, 3, 4, 1, 2, 5)
-        return jnp.reshape(a_BCTKGH, q_BTNH.shape, out_sharding=spec("batch seq heads head_dim"))
+        laid = spec("batch seq heads head_dim")
+        a_BTNH = jnp.reshape(a_BCTKGH, q_BTNH.shape, out_sharding=laid)
+        return checkpoint_name(a_BTNH, "attention")
 
     def describe(self) -> str:
         """What runs, for the start banner."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrain.config import Mistake
 from pretrain.kernels.attention import Attention, Demand, groups, same_positions, shared
@@ -109,7 +110,8 @@ def spread(
     ids = spec("batch seq"), spec(f"batch {positions}")
     in_specs = (q_spec, k_spec, k_spec, *ids, slopes_spec)
     run = jax.shard_map(local, in_specs=in_specs, out_specs=q_spec)
-    return run(q_BTNH, k_BSKH, v_BSKH, segments_BT, segments_BS, slopes_KG)
+    a_BTNH = run(q_BTNH, k_BSKH, v_BSKH, segments_BT, segments_BS, slopes_KG)
+    return checkpoint_name(a_BTNH, "attention")
 
 
 def _blocks(x: Any, block: int) -> Any:

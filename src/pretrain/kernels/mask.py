@@ -69,6 +69,18 @@ class Alibi(Causal):
 
     slopes: tuple[float, ...]  # type: ignore[misc]  # a field here, one per query head; none above
 
+    @classmethod
+    def of(cls, heads: int, most: int = 8) -> "Alibi":
+        """With the slopes of the paper: 2^(-most/N), 2^(-2 most/N) ... 2^-most for N heads, a power of two.
+
+        For another N, those of the power below it, and then, from the first, every second one of those
+        of the power above it, as the paper's code does.
+        """
+        below = 1 << (heads.bit_length() - 1)
+        own = [2 ** (-most * n / below) for n in range(1, below + 1)]
+        between = [2 ** (-most * n / below / 2) for n in range(1, 2 * (heads - below), 2)]
+        return cls(slopes=(*own, *between))
+
 
 def hidden(
     mask: Mask,

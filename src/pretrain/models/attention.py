@@ -1,9 +1,11 @@
 """Self-attention with any number of key/value heads, and what a block is told beside its input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -12,6 +14,7 @@ from pretrain.kernels.mask import Mask
 from pretrain.models.init import Init
 from pretrain.models.layers import RESIDUAL, Linear
 from pretrain.models.positions import Rotation
+from pretrain.sharding import lay
 
 
 class Attend(Protocol):
@@ -21,6 +24,19 @@ class Attend(Protocol):
         self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Mask
     ) -> jax.Array:
         """[B, T, N, H], laid out as the queries are."""
+        ...
+
+
+# (x_BTD, what is remembered of the tokens before, starts_BT) -> (y_BTD, what is remembered then);
+# nothing before a token that starts a document may reach it.
+Recurrence = Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
+
+
+class Recur(Protocol):
+    """Carries a recurrent layer along the tokens: a whole sequence, or the newest of a cache."""
+
+    def __call__(self, layer: Recurrence, empty: Any, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D]; `empty` is what is remembered of no token."""
         ...
 
 
@@ -37,6 +53,16 @@ class Whole:
         """[B, T, N, H], laid out as the queries are."""
         return self.kernel(q_BTNH, k_BTKH, v_BTKH, self.segments_BT, mask)
 
+    def recur(self, layer: Recurrence, empty: Any, x_BTD: jax.Array) -> jax.Array:
+        """What a recurrent layer makes of the tokens, from nothing at the start of each document."""
+        if self.segments_BT is None:
+            starts_BT = jnp.arange(x_BTD.shape[1])[None] == 0
+        else:
+            segments_BT = lay(self.segments_BT, "batch -")
+            changes_BT = segments_BT[:, 1:] != segments_BT[:, :-1]
+            starts_BT = jnp.pad(changes_BT, ((0, 0), (1, 0)), constant_values=True)
+        return layer(x_BTD, empty, starts_BT)[0]
+
 
 @dataclass(frozen=True)
 class Context:
@@ -44,6 +70,7 @@ class Context:
 
     rotate: Rotation
     attend: Attend
+    recur: Recur
 
 
 class SelfAttention(nnx.Module):
@@ -75,5 +102,5 @@ class SelfAttention(nnx.Module):
         q_BTNH = checkpoint_name(context.rotate(q_BTNH), "query")
         k_BTKH = checkpoint_name(context.rotate(k_BTKH), "key")
         v_BTKH = checkpoint_name(v_BTKH, "value")
-        a_BTNH = checkpoint_name(context.attend(q_BTNH, k_BTKH, v_BTKH, self.mask), "attention")
+        a_BTNH = context.attend(q_BTNH, k_BTKH, v_BTKH, self.mask)  # the kernel names what it keeps
         return self.out("BTNH,NHD->BTD", a_BTNH, RESIDUAL)

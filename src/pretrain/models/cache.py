@@ -1,6 +1,6 @@
 """The cache of decoding: what each layer remembers of the tokens seen, and attention through it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,6 +36,20 @@ class Cache:
     def after(self, layers: tuple[Any, ...], tokens: int) -> "Cache":
         """The cache with what layers remember after `tokens` more."""
         return replace(self, layers=layers, length=self.length + tokens)
+
+    def taken(self, rows_R: jax.Array) -> "Cache":
+        """The cache of these rows, in this order; a row may be there more than once.
+
+        Whatever a layer remembers has the rows as its second dim, behind the stacked layers.
+        """
+        held = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (self.layers, self.first_B))
+
+        def take(layers: tuple[Any, ...], first_B: jax.Array, rows_R: jax.Array) -> Any:
+            return jax.tree.map(lambda x: x[:, rows_R], layers), first_B[rows_R]
+
+        taken = jax.sharding.auto_axes(take, out_sharding=held)
+        layers, first_R = taken(self.layers, self.first_B, rows_R)
+        return replace(self, layers=layers, first_B=first_R)
 
 
 @jax.tree_util.register_dataclass
@@ -74,22 +88,40 @@ class Recall:
     After the block, `layers` is what they remember then.
     """
 
-    def __init__(self, layers: Sequence[Keys], slots_T: jax.Array, first_B: jax.Array):
-        self._before: Iterator[Keys] = iter(layers)
+    def __init__(self, layers: Sequence[Any], slots_T: jax.Array, first_B: jax.Array):
+        self._before: Iterator[Any] = iter(layers)
         self._slots_T, self._first_B = slots_T, first_B
-        self.layers: tuple[Keys, ...] = ()
+        self.layers: tuple[Any, ...] = ()
 
     def __call__(
         self, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, mask: Mask
     ) -> jax.Array:
         """[B, T, N, H]; the keys and values given are remembered."""
+        return self.through(partial(_recall, mask), q_BTNH, k_BTKH, v_BTKH)
+
+    def through(
+        self, recall: Callable[..., tuple[jax.Array, Keys]], q_BTNH: jax.Array, *others: jax.Array
+    ) -> jax.Array:
+        """[B, T, N, H] by `recall(q_BTNH, *others, keys, slots_T, first_B)`, which remembers as well."""
         keys = next(self._before)
         layout = jax.typeof(q_BTNH).sharding.spec
         held = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, keys)
-        recall = jax.sharding.auto_axes(partial(_recall, mask), out_sharding=(layout, held))
-        a_BTNH, keys = recall(q_BTNH, k_BTKH, v_BTKH, keys, self._slots_T, self._first_B)
+        laid = jax.sharding.auto_axes(recall, out_sharding=(layout, held))
+        a_BTNH, keys = laid(q_BTNH, *others, keys, self._slots_T, self._first_B)
         self.layers += (keys,)
         return a_BTNH
+
+    def recur(
+        self, layer: Callable[..., tuple[jax.Array, Any]], empty: Any, x_BTD: jax.Array
+    ) -> jax.Array:
+        """What a recurrent layer makes of the tokens, after what it remembers; see `Recur`.
+
+        It starts at the first token of a row, and so forgets the padding before.
+        """
+        starts_BT = self._slots_T[None] == self._first_B[:, None]
+        y_BTD, state = layer(x_BTD, next(self._before), starts_BT)
+        self.layers += (state,)
+        return y_BTD
 
 
 def remember(

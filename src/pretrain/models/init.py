@@ -2,43 +2,76 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-Init = Callable[[jax.Array, str, tuple[int, ...], PartitionSpec], jax.Array]
+Shape = tuple[int, ...]
+
+
+class Init(Protocol):
+    """What a parameter starts from."""
+
+    @property
+    def rms(self) -> Callable[[str, Shape], float]:
+        """The root mean square of the values for `dims` and a shape, as it is meant to be."""
+        ...
+
+    def __call__(
+        self, key: jax.Array, dims: str, shape: Shape, sharding: PartitionSpec
+    ) -> jax.Array:
+        """The values, fp32, laid out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Normal numbers of mean 0."""
+
+    rms: Callable[[str, Shape], float]
+
+    def __call__(
+        self, key: jax.Array, dims: str, shape: Shape, sharding: PartitionSpec
+    ) -> jax.Array:
+        """See `Init`."""
+        values = jax.random.normal(key, shape, jnp.float32, out_sharding=sharding)
+        return self.rms(dims, shape) * values
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The same number everywhere."""
+
+    value: float
+
+    def rms(self, dims: str, shape: Shape) -> float:
+        """See `Init`."""
+        return abs(self.value)
+
+    def __call__(
+        self, key: jax.Array, dims: str, shape: Shape, sharding: PartitionSpec
+    ) -> jax.Array:
+        """See `Init`."""
+        return self.value * jnp.ones(shape, jnp.float32, out_sharding=sharding)
+
+
+ones = Filled(1.0)  # norm gains
+zeros = Filled(0.0)  # biases
 
 
 def normal(std: float) -> Init:
     """N(0, std^2)."""
-
-    def init(
-        key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec
-    ) -> jax.Array:
-        return std * jax.random.normal(key, shape, jnp.float32, out_sharding=sharding)
-
-    return init
+    return Drawn(lambda dims, shape: std)
 
 
 def fan_in(scale: float = 1.0) -> Init:
     """N(0, scale^2 / n_in), n_in the product of the dims before the arrow: keeps activations' scale."""
 
-    def init(
-        key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec
-    ) -> jax.Array:
+    def rms(dims: str, shape: Shape) -> float:
         inputs = dims.split("->")[0].split()
-        std = scale / math.sqrt(math.prod(shape[: len(inputs)]))
-        return normal(std)(key, dims, shape, sharding)
+        return scale / math.sqrt(math.prod(shape[: len(inputs)]))
 
-    return init
-
-
-def ones(key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec) -> jax.Array:
-    """All one: norm gains."""
-    return jnp.ones(shape, jnp.float32, out_sharding=sharding)
-
-
-def zeros(key: jax.Array, dims: str, shape: tuple[int, ...], sharding: PartitionSpec) -> jax.Array:
-    """All zero: biases."""
-    return jnp.zeros(shape, jnp.float32, out_sharding=sharding)
+    return Drawn(rms)

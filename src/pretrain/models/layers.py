@@ -104,11 +104,11 @@ class GatedMLP(nnx.Module):
 
     def __init__(
         self, rngs: nnx.Rngs, d_model: int, d_ff: int, *,
-        act: Callable[[jax.Array], jax.Array], init: Init, out_init: Init,
+        act: Callable[[jax.Array], jax.Array], init: Init, out_init: Init, linear: type[Linear] = Linear,
     ):  # fmt: skip
-        self.gate = Linear(rngs, "embed -> mlp", (d_model, d_ff), init)
-        self.up = Linear(rngs, "embed -> mlp", (d_model, d_ff), init)
-        self.down = Linear(rngs, "mlp -> embed", (d_ff, d_model), out_init)
+        self.gate = linear(rngs, "embed -> mlp", (d_model, d_ff), init)
+        self.up = linear(rngs, "embed -> mlp", (d_model, d_ff), init)
+        self.down = linear(rngs, "mlp -> embed", (d_ff, d_model), out_init)
         self.act = act
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:

@@ -7,7 +7,9 @@ from pretrain.models.llama import LLaMA
 class Mistral(LLaMA):
     """LLaMA whose layers each see only the nearest positions."""
 
-    window: int  # positions that a token sees, itself included
+    window: (
+        int | None
+    )  # positions that a token sees, itself included; None, as from v0.2 on, is all
 
     @property
     def masks(self) -> tuple[Mask, ...]:

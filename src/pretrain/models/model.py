@@ -1,6 +1,7 @@
 """What a model is to the rest of the house: a config node, and the language model that it builds."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from pretrain.kernels.attention import Attention, Plain
 from pretrain.kernels.mask import Causal, Mask
 from pretrain.models.attention import Context, Whole
 from pretrain.models.cache import Cache, Keys
-from pretrain.models.layers import INSIDE, Head, LayerNorm, RMSNorm
+from pretrain.models.layers import INSIDE, Head
 from pretrain.models.positions import Rotation, Still, positions
 from pretrain.models.stack import SAVED, Recompute, Remat, Stack
 from pretrain.sharding import lay, spec
@@ -41,7 +42,7 @@ class LanguageModel(nnx.Module):
 
     compute: Compute
     stack: Stack
-    norm: RMSNorm | LayerNorm
+    norm: Callable[[jax.Array], jax.Array]
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The residual stream before the first block, [B, T, D], `RESIDUAL`."""
@@ -66,9 +67,9 @@ class LanguageModel(nnx.Module):
         Positions default to 0 ... T-1; tokens attend within equal segments, everywhere without.
         """
         where_BT = positions(tokens_BT) if positions_BT is None else positions_BT
-        attend = Whole(self.compute.attention, segments_BT)
-        x_BTD = self.embed(tokens_BT, where_BT)
-        x_BTD = self.stack(x_BTD, Context(self.rotation(where_BT), attend), self.compute.remat)
+        whole = Whole(self.compute.attention, segments_BT)
+        context = Context(self.rotation(where_BT), whole, whole.recur)
+        x_BTD = self.stack(self.embed(tokens_BT, where_BT), context, self.compute.remat)
         return lay(self.norm(x_BTD), INSIDE)
 
     def extend(self, tokens_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -79,21 +80,14 @@ class LanguageModel(nnx.Module):
         return lay(self.norm(x_BTD), INSIDE), cache
 
 
-class Decoder(Node):
-    """Base of the decoder-only families: the sizes that all of them have."""
+class Architecture(Node):
+    """Base of all families: the sizes that every one of them has."""
 
     vocab: int  # token ids
     layers: int  # blocks
     d_model: int  # features of the residual stream
-    heads: int  # query heads
-    head_dim: int  # features of a head; independent of d_model / heads
     d_ff: int  # features inside the feed-forward
     vocab_multiple: int = 1  # rows of the token table are padded to a multiple of it
-
-    @property
-    def key_value_heads(self) -> int:
-        """Key/value heads; as many as query heads unless a family says otherwise."""
-        return self.heads
 
     @property
     def max_context(self) -> int | None:
@@ -101,20 +95,75 @@ class Decoder(Node):
         return None
 
     @property
-    def masks(self) -> tuple[Mask, ...]:
-        """Whom a token may attend to, in successive layers; they repeat as the stack's blocks do."""
-        return (Causal(),)
+    def sizes(self) -> tuple[str, ...]:
+        """The fields that are counts, each 1 or more."""
+        return ("vocab", "layers", "d_model", "d_ff", "vocab_multiple")
+
+    @property
+    def split(self) -> tuple[tuple[str, int, str], ...]:
+        """What a mesh splits: field, size, and the row of the rules that says how."""
+        d_model = self.d_model
+        return (
+            ("d_ff", self.d_ff, "mlp"),
+            ("d_model", d_model, "embed"),
+            ("d_model", d_model, "residual"),
+        )
+
+    def attention_flops(self, seq_len: int) -> int:
+        """FLOPs a token, forward and backward, that multiply activations alone."""
+        return 0
 
     def build(self, rngs: nnx.Rngs, compute: Compute) -> LanguageModel:
         """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
         raise NotImplementedError
 
+    def memory(self, rows: int, length: int, dtype: jnp.dtype) -> tuple[Any, ...]:
+        """What the layers of a stack's block remember, each stacked over the stack, still empty."""
+        raise NotImplementedError
+
     def cache(self, rows: int, length: int, compute: Compute) -> Cache:
         """An empty cache for decoding `rows` sequences of up to `length` tokens, on the current mesh."""
-        shape = self.key_value_heads, self.head_dim, compute.jnp_dtype
-        layers = tuple(
+        first_B = jnp.zeros((rows,), jnp.int32, out_sharding=spec("batch"))
+        memory = self.memory(rows, length, compute.jnp_dtype)
+        return Cache(memory, jnp.zeros((), jnp.int32), first_B)
+
+
+class Decoder(Architecture):
+    """Base of the decoder-only transformers: what attention needs beside."""
+
+    heads: int  # query heads
+    head_dim: int  # features of a head; independent of d_model / heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key/value heads; as many as query heads unless a family says otherwise."""
+        return self.heads
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """Whom a token may attend to, in successive layers; they repeat as the stack's blocks do."""
+        return (Causal(),)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The fields that are counts, each 1 or more."""
+        return (*super().sizes, "heads", "key_value_heads", "head_dim")
+
+    @property
+    def split(self) -> tuple[tuple[str, int, str], ...]:
+        """What a mesh splits; one key/value head is always whole."""
+        K = self.key_value_heads
+        shared = (("kv_heads", K, "kv_heads"),) if K > 1 else ()
+        return ("heads", self.heads, "heads"), *shared, *super().split
+
+    def attention_flops(self, seq_len: int) -> int:
+        """12 L N H T: queries with keys and probabilities with values, every pair of T positions."""
+        return 12 * self.layers * self.heads * self.head_dim * seq_len
+
+    def memory(self, rows: int, length: int, dtype: jnp.dtype) -> tuple[Any, ...]:
+        """Keys and values of each layer."""
+        shape = self.key_value_heads, self.head_dim, dtype
+        return tuple(
             Keys.empty(self.layers // len(self.masks), rows, mask.span(length), *shape)
             for mask in self.masks
         )
-        first_B = jnp.zeros((rows,), jnp.int32, out_sharding=spec("batch"))
-        return Cache(layers, jnp.zeros((), jnp.int32), first_B)

@@ -8,7 +8,7 @@ from flax import nnx
 from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import fan_in, normal
-from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, LayerNorm
+from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, LayerNorm, RMSNorm
 from pretrain.models.model import Compute, Decoder, LanguageModel
 from pretrain.models.positions import Rope, Rotation
 from pretrain.models.stack import Stack
@@ -25,16 +25,28 @@ class PaLM(Decoder):
         """One: multi-query attention."""
         return 1
 
+    def norm(self, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
+        """LayerNorm without a bias."""
+        return LayerNorm(rngs, self.d_model)
+
     def build(self, rngs: nnx.Rngs, compute: Compute) -> "LM":
         """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
         return LM(rngs, self, compute)
 
 
+class RMSPaLM(PaLM):
+    """PaLM with RMSNorm in place of LayerNorm."""
+
+    def norm(self, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
+        """RMSNorm."""
+        return RMSNorm(rngs, self.d_model)
+
+
 class Block(nnx.Module):
-    """y = x + Attention(LayerNorm(x)) + MLP(LayerNorm(x)), one norm for both."""
+    """y = x + Attention(Norm(x)) + MLP(Norm(x)), one norm for both."""
 
     def __init__(self, rngs: nnx.Rngs, size: PaLM, mask: Mask):
-        self.norm = LayerNorm(rngs, size.d_model)
+        self.norm = size.norm(rngs)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=1, head_dim=size.head_dim,
             mask=mask, init=fan_in(), out_init=fan_in(),
@@ -58,7 +70,7 @@ class LM(LanguageModel):
         )
         kinds = [partial(Block, size=size, mask=mask) for mask in size.masks]
         self.stack = Stack(rngs, size.layers, *kinds)
-        self.norm = LayerNorm(rngs, size.d_model)
+        self.norm = size.norm(rngs)
         self.size, self.compute = size, compute
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:

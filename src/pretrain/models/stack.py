@@ -88,7 +88,7 @@ class Stack(nnx.Module):
         def body(x_BTD: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             block, before = layer
             recall = Recall(before, slots_T, cache.first_B)
-            return block(x_BTD, Context(rotate, recall)), recall.layers
+            return block(x_BTD, Context(rotate, recall, recall.recur)), recall.layers
 
         x_BTD, layers = jax.lax.scan(body, x_BTD, (self.blocks, cache.layers))
         return x_BTD, cache.after(layers, len(slots_T))

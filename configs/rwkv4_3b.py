@@ -1,0 +1,25 @@
+"""RWKV-4 3B (Peng et al., arXiv 2305.13048): sizes of table 2, training of section 4 and its appendix.
+
+    python -m pretrain.describe --config rwkv4_3b.py --devices 64
+    python -m pretrain.launch --config rwkv4_3b.py
+
+Cost: 332 B tokens, 5.9e21 FLOPs. The paper's rate falls exponentially after 451 mini-epochs. What
+else differs, what the paper leaves open and what you give: see rwkv4_169m.py.
+"""
+
+from dataclasses import replace
+
+from pretrain.configs.rwkv4_169m import config as rwkv4_169m
+from pretrain.schedules import Exponential
+
+published_parameters = 2.985e9
+
+config = replace(
+    rwkv4_169m,
+    model=replace(rwkv4_169m.model, layers=32, d_model=2560, d_ff=10_240),
+    optim=replace(
+        rwkv4_169m.optim,
+        peak_lr=1.5e-4,
+        schedule=Exponential(constant=142_065, final=1e-5 / 1.5e-4),
+    ),
+)

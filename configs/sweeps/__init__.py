@@ -1,0 +1,1 @@
+"""Sweeps, one file each: ladders that finish on a laptop, and those of papers."""

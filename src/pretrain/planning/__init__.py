@@ -1,0 +1,1 @@
+"""What `pretrain.plan` is made of: chips, topologies, the reading of compiled programs, search."""

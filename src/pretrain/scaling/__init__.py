@@ -1,0 +1,1 @@
+"""Scaling laws: read runs, fit, predict, plot. `python -m pretrain.scaling --help`."""

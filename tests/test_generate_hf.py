@@ -1,0 +1,153 @@
+"""Greedy and beam-searched sequences against `transformers.generate`, in tiny random models."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from hf_parity import VOCAB, Pair, libraries, pair
+from pretrain import compiler, sharding
+from pretrain.generate import Beam, Choice, Generator, Greedy
+from pretrain.generate.__main__ import main
+from tiny import QUICK
+
+pytestmark = pytest.mark.hf
+TOKENS = 12
+# Of many lengths: ours are continued in one batch, theirs each alone.
+PROMPTS = [[7], [3, 3, 59, 0, 12], [5, 1, 2, 9, 30, 31, 32, 8, 8, 8, 1], [44, 60]]
+SMALL = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
+GROUPED = {**SMALL, "num_attention_heads": 4, "num_key_value_heads": 2}
+MODELS = {
+    "gpt2": {"n_embd": 36, "n_layer": 2, "n_head": 3, "n_positions": 24},
+    "llama": GROUPED,
+    "mistral": {**GROUPED, "sliding_window": 5},
+    "bloom": {"hidden_size": 24, "n_layer": 2, "n_head": 3},
+}
+RWKV = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "rescale_every": 0}
+ONE_STOP, STOPS = (17,), (0, 5, 17, 33, 40)
+
+
+class Models:
+    """Pairs by model type, and our texts, each made once."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+
+    @functools.cache  # noqa: B019 (it lives as long as the module)
+    def __getitem__(self, model_type: str) -> Pair:
+        return pair(
+            model_type, self._factory.mktemp(model_type), **(MODELS | {"rwkv": RWKV})[model_type]
+        )
+
+    @functools.cache  # noqa: B019
+    def ours(self, model_type: str, choice: Choice, stop: tuple[int, ...]) -> list[list[int]]:
+        """Our texts, with the stop token that ends them."""
+        model = self[model_type].ours
+        fast = mock.patch.object(compiler, "cpu", lambda: QUICK)
+        with fast, sharding.use(model.mesh, model.rules):
+            generator = Generator(model.graph, model.node, model.compute, choice, stop)
+            return generator.write(model.params, PROMPTS, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory)
+
+
+def theirs(pair: Pair, stop: Sequence[int], **how: Any) -> list[list[int]]:
+    """The texts of `generate`, with the stop token that ends them."""
+    torch, _ = libraries()
+    texts = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        out = pair.theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False,
+            eos_token_id=list(stop), pad_token_id=VOCAB - 1, **how,
+        )  # fmt: skip
+        texts.append(out[0, len(prompt) :].tolist())
+    return texts
+
+
+@pytest.mark.parametrize("model_type", [*MODELS, "rwkv"])
+def test_greedy_texts_are_those_of_transformers(models: Models, model_type: str) -> None:
+    texts = models.ours(model_type, Greedy(), STOPS)
+    assert texts == theirs(models[model_type], STOPS)
+    assert max(map(len, texts)) == TOKENS > min(map(len, texts))
+
+
+@pytest.mark.parametrize(("stop", "penalty"), [(ONE_STOP, 1.0), (STOPS, 4.0)])
+@pytest.mark.parametrize("model_type", MODELS)
+def test_texts_of_four_beams_are_those_of_transformers(
+    models: Models, model_type: str, stop: tuple[int, ...], penalty: float
+) -> None:
+    texts = models.ours(model_type, Beam(beams=4, length_penalty=penalty), stop)
+    assert texts == theirs(models[model_type], stop, num_beams=4, length_penalty=penalty)
+    assert texts != models.ours(model_type, Greedy(), STOPS)
+
+
+def test_a_length_penalty_makes_longer_texts(models: Models) -> None:
+    short, long = (
+        models.ours("llama", Beam(beams=4, length_penalty=penalty), STOPS)
+        for penalty in (-2.0, 4.0)
+    )
+    assert short == theirs(models["llama"], STOPS, num_beams=4, length_penalty=-2.0)
+    assert sum(map(len, short)) < sum(map(len, long))
+
+
+def test_a_score_is_the_sum_of_log_probabilities_over_the_length(models: Models) -> None:
+    """That of our text under our logits is what transformers gives its best sequence."""
+    made, prompt = models["gpt2"], PROMPTS[1]
+    text = models.ours("gpt2", Beam(beams=4), ONE_STOP)[1]
+    logits_TV = made.ours(np.asarray([prompt + text]))[0, len(prompt) - 1 : -1]
+    logp_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
+    torch, _ = libraries()
+    out = made.theirs.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False,
+        max_new_tokens=TOKENS, num_beams=4, eos_token_id=list(ONE_STOP), pad_token_id=VOCAB - 1,
+        return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    score = logp_TV[np.arange(len(text)), text].sum() / len(text)
+    np.testing.assert_allclose(score, float(out.sequences_scores[0]), rtol=1e-4)
+
+
+def test_the_command_writes_what_transformers_does_from_a_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizer's own first token is put before the prompt; the stop token is the generation file's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    letters = {s: i for i, s in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    end = len(letters)
+    tokenizer = Tokenizer(models.BPE({**letters, "<|endoftext|>": end}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    first = processors.TemplateProcessing("<|endoftext|> $A", None, [("<|endoftext|>", end)])
+    tokenizer.post_processor = first
+    made = pair(
+        "gpt2", tmp_path, n_embd=32, n_layer=2, n_head=4, n_positions=24, vocab_size=end + 1
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    prompt = tokenizer.encode("abc").ids
+    assert prompt[0] == end and len(prompt) == 4
+    torch, _ = libraries()
+
+    def generated(stop: int) -> list[int]:
+        ids = torch.tensor([prompt])
+        out = made.theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=TOKENS,
+            eos_token_id=stop, pad_token_id=end,
+        )  # fmt: skip
+        return out[0, len(prompt) :].tolist()
+
+    stop = generated(end)[4]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [stop]}))
+    options = ["--hf", str(tmp_path), "--prompt", "abc", "--tokens", str(TOKENS), "--json"]
+    with mock.patch.object(compiler, "cpu", lambda: QUICK):
+        assert main([*options, "--mesh.tensor", "2"]) == 0
+    (text,) = json.loads(capsys.readouterr().out)["texts"]
+    assert text["ids"] == generated(stop) and text["end"] == "stop"

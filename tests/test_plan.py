@@ -1,0 +1,145 @@
+"""The command, with the real compiler for TPUs; skipped where it is not installed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain import config, plan
+from pretrain.config import Mistake
+from pretrain.models.stack import Recompute
+from pretrain.planning import search, topology
+from pretrain.planning.report import Plan
+from pretrain.sharding import Mesh, Rules
+
+real = pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
+)
+FOUR = "v5e:2x2"
+
+
+def tiny(**changes: Any) -> Any:
+    """A LLaMA whose every size is a multiple of a TPU's tiles, and nothing kept on disk."""
+    base = config.load("llama2_7b")
+    sizes = {"vocab": 512, "layers": 2, "d_model": 256, "heads": 2, "kv_heads": 2, "d_ff": 512}
+    model = replace(base.model, **sizes)
+    fields = {"batch": 8, "seq_len": 256, "compile_cache": None} | changes
+    return replace(base, model=model, **fields)
+
+
+def planned(run: Any, target: str = FOUR) -> Plan:
+    plan.prepare()
+    return plan.plan(run, topology.parse(target), lambda text: None)
+
+
+def moved(made: Plan, kind: str, axis: str) -> int:
+    """Bytes of the collectives of a kind over an axis."""
+    return sum(
+        size for (k, axes), (_, size, _) in made.collectives.items() if (k, axes) == (kind, (axis,))
+    )
+
+
+def printed(arguments: Sequence[str], capsys: Any) -> tuple[int, str, str]:
+    status = plan.main(arguments)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--topology", FOUR], "name a config with --config"),
+        (["--config", "palm_tiny"], "name the chips with --topology"),
+        (["--config", "palm_tiny", "--topology", "v5e:3"], "no v5e slice has 3 chips"),
+        (["--config", "palm_tinny", "--topology", FOUR], "there is no config 'palm_tinny'"),
+        (["--config", "palm_tiny", "--topology", FOUR, "--bach", "8"], "there is no option --bach"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(arguments, words, capsys):
+    status, out, err = printed(arguments, capsys)
+    assert status == 2 and words in err and not out
+    assert err.startswith("pretrain.plan: ") and err.count("\n") == 1
+
+
+@real
+def test_chips_that_do_not_divide_are_a_mistake():
+    with pytest.raises(Mistake, match=r"mesh.* needs a multiple of 3 devices and there are 4"):
+        planned(tiny(mesh=Mesh(tensor=3)))
+    with pytest.raises(Mistake, match="batch"):
+        planned(tiny(batch=6))
+
+
+@pytest.fixture(scope="module")
+def sharded() -> Plan:
+    return planned(tiny())
+
+
+@real
+@pytest.mark.slow
+def test_memory_and_time_of_fsdp_are_those_of_the_shapes(sharded):
+    made, number = sharded.to_json(), sharded.compiled.parameters.total
+    held = made["memory"]
+    # Norm gains are whole on every device: 2 of each layer and one more, 256 features each.
+    whole = 5 * 256
+    assert number == 2 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 512 * 256 + whole
+    assert held["parameters"] == 4 * ((number - whole) // 4 + whole)
+    assert held["optimizer"] >= 2 * held["parameters"]
+    assert held["activations"] == 2 * (8 // 4 * 256 * 256 * 2)
+    assert made["fits"] and held["peak"] == made["hbm_peak_bytes"] < made["hbm_limit_bytes"]
+    assert made["step_seconds"] == pytest.approx(
+        made["compute_seconds"] + made["exposed_collective_seconds"]
+    )
+    assert 0 < made["mfu"] < made["hfu"] < 1
+    assert made["tokens_per_second"] == pytest.approx(8 * 256 / made["step_seconds"])
+    assert made["mesh"]["fsdp"] == 4 and made["parameters"] == number
+
+
+@real
+@pytest.mark.slow
+def test_fsdp_gathers_its_weights_and_scatters_its_gradients(sharded):
+    matrices = 2 * (4 * 256 * 256 + 3 * 256 * 512)
+    # bf16, once forward and once backward; the compiler may gather one for both.
+    assert moved(sharded, "all-gather", "fsdp") >= 2 * matrices
+    scattered = moved(sharded, "reduce-scatter", "fsdp") + moved(sharded, "all-reduce", "fsdp")
+    assert scattered >= 2 * matrices
+
+
+@real
+@pytest.mark.slow
+def test_tensor_parallelism_reduces_activations_as_megatron_counts():
+    """Two sums of [B, T, D] a layer forward and two backward (arXiv 1909.08053, section 3)."""
+    made = planned(tiny(mesh=Mesh(fsdp=2, tensor=2), rules=Rules()))
+    stream = 8 // 2 * 256 * 256 * 2  # bytes of a residual stream in bf16
+    kinds = ("all-reduce", "reduce-scatter")
+    assert sum(moved(made, kind, "tensor") for kind in kinds) >= 4 * 2 * stream
+
+
+@real
+@pytest.mark.slow
+def test_what_does_not_fit_says_by_how_much():
+    run = tiny(batch=2**15)
+    keep = ("query", "key", "mlp_up")
+    run = replace(run, compute=replace(run.compute, remat=Recompute(save=keep)))
+    made = planned(run).to_json()
+    assert not made["fits"] and made["step_seconds"] is None
+    assert made["over_bytes"] == made["hbm_peak_bytes"] - made["hbm_limit_bytes"] > 0
+
+
+@real
+@pytest.mark.slow
+def test_the_command_prints_json_keeps_the_program_and_is_quick_again(tmp_path: Path, capsys):
+    written, saved = tmp_path / "tiny_tpu.py", tmp_path / "step.hlo"
+    base = config.load("llama2_7b")
+    run = tiny(compile_cache=str(tmp_path))
+    search.write(base, run, "llama2_7b.py", FOUR, written)
+    arguments = ["--config", str(written), "--topology", FOUR, "--json", "--save-hlo", str(saved)]
+    status, out, _ = printed(arguments, capsys)
+    first = json.loads(out)
+    assert status == 0 and first["fits"] and "ENTRY" in saved.read_text()
+    status, out, _ = printed(arguments, capsys)
+    again = json.loads(out)
+    assert again.pop("compile_seconds") < first.pop("compile_seconds") and again == first
