@@ -28,6 +28,24 @@ MODELS = {
     "mistral": {**GROUPED, "sliding_window": 5},
     "bloom": {"hidden_size": 24, "n_layer": 2, "n_head": 3},
 }
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
+OTHERS = {
+    "openai-gpt": GPT,
+    "gptj": {**GPT, "rotary_dim": 6},
+    "codegen": {**GPT, "rotary_dim": 6},
+    "gpt_neo": {
+        "hidden_size": 24, "num_layers": 2, "num_heads": 3, "max_position_embeddings": 24,
+        "attention_types": [[["global", "local"], 1]], "window_size": 5,
+    },
+    "gpt_neox": {**SMALL, "num_attention_heads": 3, "rotary_pct": 0.5},
+    "opt": {
+        "hidden_size": 24, "num_hidden_layers": 2, "ffn_dim": 40, "num_attention_heads": 3,
+        "max_position_embeddings": 24, "word_embed_proj_dim": 24,
+    },
+    "mpt": {"d_model": 24, "n_layers": 2, "n_heads": 6, "max_seq_len": 24},
+    "falcon": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6},
+    "gemma": {**GROUPED, "head_dim": 16},
+}  # fmt: skip
 RWKV = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "rescale_every": 0}
 ONE_STOP, STOPS = (17,), (0, 5, 17, 33, 40)
 
@@ -41,7 +59,9 @@ class Models:
     @functools.cache  # noqa: B019 (it lives as long as the module)
     def __getitem__(self, model_type: str) -> Pair:
         return pair(
-            model_type, self._factory.mktemp(model_type), **(MODELS | {"rwkv": RWKV})[model_type]
+            model_type,
+            self._factory.mktemp(model_type),
+            **(MODELS | OTHERS | {"rwkv": RWKV})[model_type],
         )
 
     @functools.cache  # noqa: B019
@@ -88,6 +108,14 @@ def test_texts_of_four_beams_are_those_of_transformers(
     texts = models.ours(model_type, Beam(beams=4, length_penalty=penalty), stop)
     assert texts == theirs(models[model_type], stop, num_beams=4, length_penalty=penalty)
     assert texts != models.ours(model_type, Greedy(), STOPS)
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_every_other_class_writes_what_transformers_does(models: Models, model_type: str) -> None:
+    greedy, beams = Greedy(), Beam(beams=4)
+    assert models.ours(model_type, greedy, STOPS) == theirs(models[model_type], STOPS)
+    searched = models.ours(model_type, beams, ONE_STOP)
+    assert searched == theirs(models[model_type], ONE_STOP, num_beams=4)
 
 
 def test_a_length_penalty_makes_longer_texts(models: Models) -> None:
