@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def step(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "matrix_flops_per_second": rate,
         "share_of_matrix_rate": flops / seconds / rate,
         "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # of this process
     }
 
 
