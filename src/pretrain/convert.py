@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pretrain import command, config
+from pretrain import command
 from pretrain.config import Mistake
 
 
@@ -68,13 +68,9 @@ def parser() -> command.Options:
 def from_hf(options: argparse.Namespace) -> int:
     """Make a run directory at step 0 of a directory of Hugging Face."""
     from pretrain.interop import folder
-    from pretrain.run import Run
+    from pretrain.run import load
 
-    like = None if options.config is None else config.load(options.config)
-    if like is not None and not isinstance(like, Run):
-        raise Mistake(
-            f"{options.config} binds `config` to a {type(like).__name__}: it must be a Run."
-        )
+    like = None if options.config is None else load(options.config)
     if options.vocab_multiple < 1:
         raise Mistake(f"--vocab-multiple is {options.vocab_multiple}: make it 1 or more.")
     print(folder.from_hf(options.DIR, options.CHECKPOINT, like, options.vocab_multiple))

@@ -26,7 +26,7 @@ from pretrain.models.attention import Context, Whole
 from pretrain.models.positions import positions
 from pretrain.parametrisation import MuP, Parametrisation, Standard, at_width
 from pretrain.program import Program
-from pretrain.run import Run
+from pretrain.run import Run, load
 from pretrain.sharding import Mesh, use
 
 ACTIVATIONS = ("embedding", "residual", "logits")
@@ -213,10 +213,7 @@ def coordinates(arguments: Sequence[str]) -> int:
         options.config = options.config or "palm_tiny.py"
     if options.config is None:
         raise Mistake("name a config with --config.")
-    run = config.load(options.config)
-    if not isinstance(run, Run):
-        kind = type(run).__name__
-        raise Mistake(f"{options.config} binds `config` to a {kind}: it must be a Run.")
+    run = load(options.config)
     run = config.override(run, overrides, made.prog, "fields of the run, with their values now")
     run.check()
     widths = parsed(options.widths)

@@ -22,7 +22,7 @@ from pretrain.models.layers import INSIDE, RESIDUAL
 from pretrain.models.model import Decoder
 from pretrain.objectives import pieces
 from pretrain.program import Program
-from pretrain.run import Run
+from pretrain.run import Run, load
 from pretrain.sharding import Axes, Mesh, names, split, use, ways
 from pretrain.tensors import named
 
@@ -285,10 +285,7 @@ def _main(arguments: Sequence[str]) -> int:
         options.config = options.config or "palm_tiny.py"
     if options.config is None:
         raise Mistake("name a config with --config.")
-    run = config.load(options.config)
-    if not isinstance(run, Run):
-        kind = type(run).__name__
-        raise Mistake(f"{options.config} binds `config` to a {kind}: it must be a Run.")
+    run = load(options.config)
     run = config.override(run, overrides, made.prog, "fields of the run, with their values now")
     description = describe(run, devices_for(run.mesh, options.devices))
     if options.json:

@@ -20,7 +20,7 @@ from pretrain.config import Mistake
 from pretrain.planning import compiled, report, search, topology
 from pretrain.planning.report import Plan
 from pretrain.planning.topology import Topology
-from pretrain.run import Run
+from pretrain.run import Run, load
 from pretrain.rundir import RunDirectory
 
 QUIET = {
@@ -63,10 +63,7 @@ def _main(arguments: Sequence[str]) -> int:
         asked.config = asked.config or "palm_tiny.py"
     if asked.config is None:
         raise Mistake("name a config with --config.")
-    run = config.load(asked.config)
-    if not isinstance(run, Run):
-        kind = type(run).__name__
-        raise Mistake(f"{asked.config} binds `config` to a {kind}: it must be a Run.")
+    run = load(asked.config)
     base, run = run, config.override(run, overrides, "pretrain.plan", "fields of the run")
     if asked.topology is None:
         raise Mistake("name the chips with --topology, such as v5e:16x16.")

@@ -141,6 +141,14 @@ class Run(Node):
             )
 
 
+def load(name: str) -> Run:
+    """The run of a config file. Raises Mistake where the file binds anything else."""
+    run = config.load(name)
+    if not isinstance(run, Run):
+        raise Mistake(f"{name} binds `config` to a {type(run).__name__}: it must be a Run.")
+    return run
+
+
 def divisors(n: int) -> str:
     """The divisors of n in words, "1, 2, 4"."""
     return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)

@@ -143,9 +143,10 @@ def predict(options: argparse.Namespace) -> None:
     made: dict[str, Any] = {"form": fitted.form.name, **dataclasses.asdict(found)}
     lines = list(summary.prediction_lines(found))
     if options.config is not None:
+        from pretrain.run import load
         from pretrain.scaling import larger
 
-        base = run_of(options.config)
+        base = load(options.config)
         run = larger.enlarged(base, found.N, found.flops)
         size = larger.counted(run)
         loss, _, (low, high) = predictions.at(fitted, *size, **known)
@@ -190,21 +191,12 @@ def plot(options: argparse.Namespace) -> None:
 
 def count(options: argparse.Namespace) -> None:
     """Print what a config amounts to by each convention."""
+    from pretrain.run import load
     from pretrain.scaling import counting
 
-    found = dataclasses.asdict(counting.counts(run_of(options.config)))
+    found = dataclasses.asdict(counting.counts(load(options.config)))
     lines = (f"{name:<34}{value:>12.5g}" for name, value in found.items())
     show(options.json, found, lines)
-
-
-def run_of(name: str) -> Any:
-    """The run of a config file. Raises Mistake where it binds something else."""
-    from pretrain.run import Run
-
-    run = config.load(name)
-    if not isinstance(run, Run):
-        raise Mistake(f"{name} binds `config` to a {type(run).__name__}: it must be a Run.")
-    return run
 
 
 def warn(points: Points) -> None:
