@@ -120,6 +120,22 @@ def test_tensor_parallelism_reduces_activations_as_megatron_counts():
 
 @real
 @pytest.mark.slow
+def test_sparsecores_of_tpu7x_gather_weights_and_scatter_gradients():
+    """Each matrix once forward and once again backward in bf16, each gradient once in fp32."""
+    plan_7x = planned(tiny(), "tpu7x:2x2x1")
+    matrices, tables = 2 * (4 * 256 * 256 + 3 * 256 * 512), 2 * 512 * 256
+    assert moved(plan_7x, "all-gather", "fsdp") == 2 * (2 * matrices + tables)
+    assert moved(plan_7x, "reduce-scatter", "fsdp") == 4 * (matrices + tables)
+    assert 'execution_thread="sparsecore"' in plan_7x.compiled.text
+    made = plan_7x.to_json()
+    assert 0 < made["exposed_collective_seconds"] < made["collective_seconds"]
+    assert (made["chips"], made["mesh"]["fsdp"]) == (4, 8)
+    done = made["model_flops"] / made["step_seconds"]
+    assert made["mfu"] == pytest.approx(done / (4 * 2307e12))
+
+
+@real
+@pytest.mark.slow
 def test_what_does_not_fit_says_by_how_much():
     run = tiny(batch=2**15)
     keep = ("query", "key", "mlp_up")

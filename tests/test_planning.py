@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pretrain import config
+from pretrain import config, flops
 from pretrain.config import Mistake
 from pretrain.kernels.mask import Causal
 from pretrain.models.stack import Recompute
@@ -182,6 +182,9 @@ def test_a_reduction_takes_twice_a_gather_and_slices_add_the_network():
     gather = collectives.seconds("all-gather", 8_000_000, devices, V5P)
     assert gather == pytest.approx(8e6 * 3 / 4 / (2 * V5P.chip.link_bandwidth))
     assert collectives.seconds("all-reduce", 8_000_000, devices, V5P) == pytest.approx(2 * gather)
+    # Around a ring of 4 each device sends 2 MB by one link to either side, and 1 MB by two.
+    every = collectives.seconds("all-to-all", 8_000_000, devices, V5P)
+    assert every == pytest.approx((2e6 + 2 * 1e6) / V5P.chip.link_bandwidth)
     both = list(mesh(slices=2).devices[:, 0])
     across = collectives.seconds("all-gather", 8_000_000, both, V5P)
     network = (
@@ -260,6 +263,81 @@ ENTRY %main (x: f32[1000]) -> f32[1000] {{
     assert found.exposed == pytest.approx(4000 / V5P.chip.network_bandwidth)
 
 
+# A gather and a reduction that SparseCores run beside the TensorCore, as TPU 7x's compiler writes them.
+SPARSECORES = """HloModule jit_train_step, is_scheduled=true
+
+%called_computation.5 (param_0.1: bf16[64,1024], param_1.1: token[]) -> bf16[1024,1024] {
+  %param_1.1 = token[] parameter(1)
+  %param_0.1 = bf16[64,1024]{1,0:T(16,128)(2,1)} parameter(0)
+  ROOT %all-gather.108 = bf16[1024,1024]{1,0:T(16,128)(2,1)} all-gather(%param_0.1), channel_id=57, replica_groups=mesh['axis_0'=16,'axis_1'=1] {'axis_0'}, dimensions={0}, use_global_device_ids=true, metadata={op_name="jit(train_step)/jvp()/BTD,DF->BTF/dot_general"}, backend_config={"device_type":"DEVICE_TYPE_SPARSECORE"}
+}, execution_thread="sparsecore"
+
+%called_computation.19 (param_0.2: f32[1024,1024], param_1.2: token[]) -> f32[64,1024] {
+  %param_1.2 = token[] parameter(1)
+  %param_0.2 = f32[1024,1024]{1,0:T(8,128)} parameter(0)
+  ROOT %reduce-scatter.43 = f32[64,1024]{1,0:T(8,128)} reduce-scatter(%param_0.2), channel_id=17, replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}, use_global_device_ids=true, dimensions={0}, to_apply=%add, backend_config={"ici_strategy_config":{"color_strategies":[{"phase_rings":[{"ring_type":"ICI_RING_TYPE_UNIDIR_CW","core_count":"16"}]},{"phase_rings":[{"ring_type":"ICI_RING_TYPE_UNIDIR_CCW","core_count":"16"}]}]}}
+}, execution_thread="sparsecore"
+
+ENTRY %main (w: bf16[64,1024], g: f32[1024,1024]) -> f32[64,1024] {
+  %w = bf16[64,1024]{1,0:T(16,128)(2,1)} parameter(0)
+  %g = f32[1024,1024]{1,0:T(8,128)} parameter(1)
+  %prepare_start = s32[]{:S(2)} custom-call(), custom_call_target="PrepareAsyncCallStart"
+  %ready = token[] custom-call(%prepare_start), custom_call_target="PrepareAsyncCallDone"
+  %gather = ((bf16[64,1024]{1,0}, token[]), bf16[1024,1024]{1,0}) call-start(%w, %ready), async_execution_thread="sparsecore", to_apply=%called_computation.5, backend_config={"sparse_core_config":{"offload":"OFFLOAD_COLLECTIVE"}}
+  %beside = f32[1024,1024]{1,0} fusion(%g), kind=kLoop, calls=%none, backend_config={"window_config":{"estimated_cycles":"2200"}}
+  %whole = bf16[1024,1024]{1,0} call-done(%gather)
+  %scatter = ((f32[1024,1024]{1,0}, token[]), f32[64,1024]{1,0}) call-start(%beside, %ready), async_execution_thread="sparsecore", to_apply=%called_computation.19
+  ROOT %mine = f32[64,1024]{1,0} call-done(%scatter)
+}
+"""
+TPU7X = topology.Topology(topology.chip("tpu7x"), (2, 2, 2))
+
+
+def chiplets(layout: tuple[int, ...], axes: tuple[str, ...] = ("fsdp",)) -> Any:
+    """A mesh over both devices of every chip, the devices of a chip beside each other."""
+    found = [SimpleNamespace(coords=at, core=c) for at in np.ndindex(*layout) for c in (0, 1)]
+    devices = np.array(found).reshape((-1, 2) if len(axes) == 2 else -1)
+    return SimpleNamespace(devices=devices, axis_names=axes)
+
+
+def test_what_sparsecores_run_is_counted_and_overlaps_until_it_is_done():
+    module = Module(SPARSECORES)
+    assert set(module.computations) == {"called_computation.5", "called_computation.19", "main"}
+    cycles = kernels.Cycles(TPU7X.chip.clock, lambda module, instruction: (0, 0.0))
+    found = cost.of(module, chiplets((2, 2, 2)), TPU7X, cycles)
+    assert [(each.kind, each.axes, each.bytes, times) for each, times in found.collectives] == [
+        ("all-gather", ("fsdp",), 1024 * 1024 * 2, 1),
+        ("reduce-scatter", ("fsdp",), 1024 * 1024 * 4, 1),
+    ]
+    # Eight chips in a cube: each has a link in three dimensions, of which two rings use two at a time.
+    gather, scatter = 2 * 2**20 * 7 / 8 / (3 * 90e9), 4 * 2**20 * 7 / 8 / (2 * 90e9)
+    assert found.communication == pytest.approx(gather + scatter)
+    assert found.exposed == pytest.approx(gather - 1e-6 + scatter)  # 2200 cycles at 2.2 GHz
+
+
+def test_what_sparsecores_run_and_is_no_collective_is_refused():
+    module = Module(SPARSECORES.replace(" all-gather(", " sort("))
+    cycles = kernels.Cycles(TPU7X.chip.clock, lambda module, instruction: (0, 0.0))
+    with pytest.raises(ValueError, match="gather is run by a SparseCore and is no collective"):
+        cost.of(module, chiplets((2, 2, 2)), TPU7X, cycles)
+
+
+def test_devices_of_one_chip_share_its_links_and_exchange_on_it():
+    target = topology.Topology(topology.chip("tpu7x"), (4, 1, 1))
+    chips, size, link = chiplets((4, 1, 1), ("fsdp", "tensor")).devices, 8_000_000, 90e9
+    ring = size * 3 / 4 / (2 * link)  # of four chips, wired around
+    assert target.seconds("all-gather", size, chips.reshape(-1)) == pytest.approx(ring)
+    assert target.seconds("all-gather", size, chips[:, 0]) == pytest.approx(2 * ring)
+    assert target.seconds("all-gather", size, chips[0]) == pytest.approx(size / 2 / (6 * link))
+    assert target.near(2) == 6 * link and target.near(1) == target.near(4) == 2 * link
+    assert target.links(chips[0]) == {"chip"}
+    assert target.links(chips[:, 0]) == {"dimension 0"}
+    assert target.links(chips.reshape(-1)) == {"dimension 0", "chip"}
+    # Of pairs that send to each other at once, those between chips take longest: both devices send.
+    pairs = [chips[0], chips[:2, 0]]
+    assert target.longest("collective-permute", size, pairs) == pytest.approx(2 * size / link)
+
+
 def test_an_operation_is_named_by_its_direction_and_einsum():
     def named(path: str) -> str:
         instruction = parsed(f'  %x = f32[] add(%y), metadata={{op_name="{path}"}}')
@@ -298,6 +376,8 @@ def test_the_splash_kernels_cost_their_products():
         ("v5e:256", (16, 16)),
         ("v4:3072", (12, 16, 16)),
         ("v6e:8", (2, 4)),
+        ("tpu7x:4x4x8", (4, 4, 8)),
+        ("tpu7x:64", (4, 4, 4)),
     ],
 )
 def test_a_topology_is_a_layout_or_a_number_of_chips(text, layout):
@@ -319,6 +399,14 @@ def test_a_topology_is_a_layout_or_a_number_of_chips(text, layout):
 def test_a_topology_that_does_not_exist_is_a_mistake(text, slices, words):
     with pytest.raises(Mistake, match=words):
         topology.parse(text, slices)
+
+
+def test_a_chip_of_tpu7x_is_two_devices():
+    target = topology.parse("tpu7x:64")
+    assert (target.chips, target.size) == (64, 128)
+    # 2307 TFLOP/s and 192 GB, of which a program gets 189.5 GiB.
+    assert (flops.peak_flops(target.chip.kind) or 0) * target.size == 64 * 2307e12
+    assert 2 * target.limit == 189.5 * 2**30
 
 
 def test_without_its_compiler_a_topology_is_a_mistake(monkeypatch):

@@ -35,6 +35,7 @@ class Tpu(Chip):
     dims: int  # of the torus that a slice is
     largest: tuple[int, ...]  # slice
     clock: float  # cycles in which the compiler states its estimates
+    die_bandwidth: float = 0.0  # bytes between the devices of a chip that has two
     options: Mapping[str, object] = ()  # type: ignore[assignment]  # for libtpu, beside the layout
     platform: str = "tpu"
 
@@ -73,10 +74,25 @@ TPUS = (
         hbm_bytes=int(95.74 * GIB), hbm_bandwidth=2.765e12, link_bandwidth=90e9,
         network_bandwidth=6.25e9, host=4, source="Google Cloud TPU v5p; Scaling",
     ),
+    # The page has 1638 GB/s of HBM, 800 GB/s over 4 ports, both directions together, of which Scaling counts
+    # nine tenths, and 25.6 Tbit/s of network for 256 chips; 4 MXUs of 256 x 256 make 918 TFLOP/s at 1.75 GHz.
     Tpu(
         name="v6e", kind="TPU v6 lite", dims=2, largest=(16, 16), clock=1.75e9,
         hbm_bytes=int(31.25 * GIB), hbm_bandwidth=1.64e12, link_bandwidth=90e9,
         network_bandwidth=12.5e9, host=8, source="Google Cloud TPU v6e; Scaling",
+    ),
+    # The page has 2307 TFLOP/s, 192 GB, 7.38 TB/s and 100 Gbit/s of network a chip, 4 chips a host and 9216
+    # a pod (16x24x24 in MaxText's accelerator_to_spec_map.py). A chip is two chiplets, each a device of its
+    # own and no half of a megacore; a link has 200 GB/s, both directions together, as the v5p's has, and
+    # is taken at the same nine tenths, as MaxText does (docs/guides/optimization/custom_model.md: 12,800
+    # FLOPs a byte of one dimension); between the chiplets there are six times a link. The clock is what
+    # makes the peak of 4 MXUs of 256 x 256: Google's microbenchmarks measured 950 TFLOP/s of a product of
+    # 16384 cubed on one device, for which libtpu's cycles are 978 at this clock. 94.75 GiB is its limit.
+    Tpu(
+        name="tpu7x", kind="TPU7x", dims=3, largest=(16, 24, 24), clock=2.2e9,
+        hbm_bytes=int(94.75 * GIB), hbm_bandwidth=3.69e12, link_bandwidth=90e9,
+        die_bandwidth=6 * 90e9, network_bandwidth=12.5e9, host=4, devices=2,
+        source="Google Cloud TPU7x (Ironwood)",
     ),
 )  # fmt: skip
 # Links are NVLink, half of the sheet's figure, which counts both directions; the network is what

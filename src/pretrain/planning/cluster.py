@@ -1,6 +1,5 @@
 """Clusters of GPUs: "h100:4x8" or "h100:32", and the devices of one that is not attached."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -8,14 +7,13 @@ from typing import Any
 
 import jax
 
+from pretrain.compiler import SHARE_NAME, share
 from pretrain.config import Mistake
 from pretrain.planning.chips import KIB, Gpu
 from pretrain.planning.target import Target
 
 PARTS = (1, 2, 4, 8)  # GPUs of a host that a job may have
 PLUGINS = ("jax-cuda13-pjrt", "jax-cuda12-pjrt")
-# JAX takes this share of a GPU's memory at the start of a process, unless its environment says so.
-SHARE, SHARE_NAME = 0.75, "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,12 @@ class Cluster(Target):
         """Through the switches of a host, and over the network from more than are in one."""
         return self.chip.link_bandwidth if count <= self.layout[1] else self.wide
 
-    def seconds(self, kind: str, size: int, devices: Sequence[Any]) -> float:
+    def seconds(self, kind: str, size: int, devices: Sequence[Any], rings: int = 0) -> float:
         """For a collective of `size` bytes among these devices, at the published rates of the links.
 
         Rings go through the switches of a host and leave it by the network card of every device that
-        is in the group; both happen at once, so that the slower of the two decides.
+        is in the group; both happen at once, so that the slower of the two decides. NCCL chooses the
+        rings when it runs: programs for GPUs have none.
         """
         n = len(devices)
         hosts = len({device.process_index for device in devices})
@@ -143,18 +142,6 @@ def plugin() -> str:
         "the compiler for GPUs is not installed: pip install 'pretrain[cuda]' brings JAX's CUDA "
         "plug-in."
     )
-
-
-def share() -> float:
-    """Of a GPU's memory, that JAX takes at the start. Raises Mistake where the environment has none."""
-    text = os.environ.get(SHARE_NAME, str(SHARE))
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found <= 1:
-        raise Mistake(f"{SHARE_NAME} is {text!r}: make it a share of a GPU's memory, such as 0.9.")
-    return found
 
 
 def parse(text: str, chip: Gpu, size: str, slices: int) -> Cluster:

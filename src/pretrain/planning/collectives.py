@@ -49,7 +49,7 @@ def describe(
     if kind == "all-reduce" and scattered:
         kind = "reduce-scatter"  # as the TPU compiler writes one: an all-reduce fused with a slice
     size = given * len(group) if kind == "all-gather" else given
-    took = seconds(kind, size, [mesh.devices.flat[i] for i in group], target)
+    took = seconds(kind, size, [mesh.devices.flat[i] for i in group], target, rings(inner))
     if ways := pairs(inner):
         took = target.longest(kind, size, [[mesh.devices.flat[i] for i in way] for way in ways])
     links = target.links([mesh.devices.flat[i] for i in group])
@@ -77,9 +77,14 @@ def rendezvous(instruction: Instruction) -> str | None:
     return found[1] if found else None
 
 
-def seconds(kind: str, size: int, devices: Sequence[Any], target: Target) -> float:
+def seconds(kind: str, size: int, devices: Sequence[Any], target: Target, rings: int = 0) -> float:
     """For a collective of `size` bytes among these devices, at the published rates of the links."""
-    return target.seconds(kind, size, devices) if len(devices) > 1 else 0.0
+    return target.seconds(kind, size, devices, rings) if len(devices) > 1 else 0.0
+
+
+def rings(inner: Instruction) -> int:
+    """Of one direction, that a collective on SparseCores is cut into; 0 where nothing says so."""
+    return inner.rest.count('"phase_rings"')
 
 
 def pairs(inner: Instruction) -> list[list[int]]:

@@ -139,6 +139,8 @@ class _Play:
             self.received[instruction.name] = key
             return "", None, False
         inner = collectives.find(self.module, instruction)
+        if inner is None and instruction.opcode == "call-start":
+            raise ValueError(f"{instruction.name} is run by a SparseCore and is no collective")
         if inner is None:
             return "", None, False
         targets = {each.target for each in self.module.within(instruction)}

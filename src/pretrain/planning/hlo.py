@@ -17,6 +17,8 @@ BYTES = {
     "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8,
 }  # fmt: skip
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+# Computations that a SparseCore runs, beside the TensorCore, say so behind their last line.
+_END = re.compile(r'^\}(, execution_thread="\w+")?$')
 _INSTRUCTION = re.compile(r"^  (?:ROOT )?%?([\w.\-]+) = (.*)$", re.DOTALL)
 _OPCODE = re.compile(r"(?:^|[\s)\]}])([a-z][a-z0-9\-]*)\(")
 # Of a dot, and in the configuration of a call of cuBLAS.
@@ -165,7 +167,7 @@ def _blocks(text: str) -> Iterator[tuple[str, bool, list[str]]]:
         head = _COMPUTATION.match(line) if not line.startswith(" ") else None
         if head:
             name, entry, lines = head[2], bool(head[1]), []
-        elif line == "}" and name:
+        elif name and _END.match(line):
             yield name, entry, lines
             name = ""
         elif name and _INSTRUCTION.match(line):

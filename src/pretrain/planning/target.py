@@ -53,10 +53,11 @@ class Target:
         """
         raise NotImplementedError
 
-    def seconds(self, kind: str, size: int, devices: Sequence[Any]) -> float:
+    def seconds(self, kind: str, size: int, devices: Sequence[Any], rings: int = 0) -> float:
         """For a collective of `size` bytes among two or more devices, at the links' published rates.
 
-        `size` is of the whole tensor: gathered, reduced, or sent.
+        `size` is of the whole tensor: gathered, reduced, or sent. `rings` of one direction are what the
+        compiler cuts it into, 0 where it does not say.
         """
         raise NotImplementedError
 

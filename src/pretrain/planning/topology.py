@@ -48,37 +48,56 @@ class Topology(Target):
         return 2 * self.chip.dims * self.chip.link_bandwidth
 
     def near(self, count: int) -> float:
-        """Both directions of one dimension."""
-        return 2 * self.chip.link_bandwidth
+        """Both directions of one dimension, or what joins the devices of one chip."""
+        on_chip = 1 < count <= self.chip.devices
+        return self.chip.die_bandwidth if on_chip else 2 * self.chip.link_bandwidth
 
-    def seconds(self, kind: str, size: int, devices: Sequence[Any]) -> float:
+    def seconds(self, kind: str, size: int, devices: Sequence[Any], rings: int = 0) -> float:
         """For a collective of `size` bytes among these devices, at the published rates of the links.
 
-        Between slices each chip sends its share over the network.
+        Where a chip is several devices, those of a group take a part each over the links of the chip and
+        exchange their parts on it; where they belong to several groups, these share the links. A ring of
+        one direction is on one link at a time. Between slices each device sends its share over the
+        network.
         """
         n = len(devices)
-        passes = {"all-reduce": 2.0, "all-to-all": 0.25, "collective-permute": n / (n - 1)}
-        moved = passes.get(kind, 1.0) * size * (n - 1) / n
+        chips = len({(slice_of(d), tuple(d.coords)) for d in devices})
+        beside = n // chips  # devices of the group on one chip
+        sharing = self.chip.devices / beside  # groups that do the same on that chip
+        # Of an all-to-all `size` is one device's: the parts of all n go a quarter of the way around.
+        passes = {
+            "all-reduce": 2.0, "all-to-all": n / 4 * n / (n - 1), "collective-permute": n / (n - 1),
+        }  # fmt: skip
+        moved = passes.get(kind, 1.0) * size
         slices = len({slice_of(d) for d in devices})
-        within = moved / self.rate(devices) if n > slices else 0.0
+        rate = self.rate(devices)
+        rate = min(rate, rings * self.chip.link_bandwidth) if rings else rate
+        on_links = moved * (chips - 1) / chips * sharing / rate
+        on_chip = moved * (beside - 1) / beside / self.chip.die_bandwidth if beside > 1 else 0.0
+        within = max(on_links if chips > slices else 0.0, on_chip)
         if slices == 1:
             return within
-        # Each chip holds its part of the tensor when the slices exchange theirs.
-        share = passes.get(kind, 1.0) * size / (n // slices)
+        # Each device holds its part of the tensor when the slices exchange theirs.
+        share = moved / (n // slices) * self.chip.devices
         across = share * (slices - 1) / slices / self.chip.network_bandwidth
         return within + across
 
+    def longest(self, kind: str, size: int, groups: Sequence[Sequence[Any]]) -> float:
+        """The same where several groups do it at once: alike, unless some are devices of one chip."""
+        some = groups if self.chip.devices > 1 else groups[:1]
+        return max(self.seconds(kind, size, group) for group in some)
+
     def links(self, devices: Sequence[Any]) -> frozenset[str]:
-        """Those of every dimension of the torus that the group spans, and the network between slices."""
+        """Those of every dimension that the group spans, those on a chip, and the network of slices."""
         slices, first = {slice_of(d) for d in devices}, slice_of(devices[0])
-        at = np.array([d.coords for d in devices if slice_of(d) == first])
-        spanned = [
-            f"dimension {dim}" for dim in range(at.shape[1]) if len(set(at[:, dim].tolist())) > 1
-        ]
-        return frozenset(spanned + ["network"] * (len(slices) > 1))
+        at = [tuple(d.coords) for d in devices if slice_of(d) == first]
+        rows = enumerate(zip(*at, strict=True))
+        spanned = [f"dimension {dim}" for dim, row in rows if len(set(row)) > 1]
+        on_chip = ["chip"] * (len(set(at)) < len(at))
+        return frozenset(spanned + on_chip + ["network"] * (len(slices) > 1))
 
     def rate(self, devices: Sequence[Any]) -> float:
-        """Bytes a second into one device of a group, over all the links that the group uses.
+        """Bytes a second into one chip of a group, over all the links that the group uses.
 
         A ring uses both directions of every dimension of the torus that its group fills, and one where
         the group is shorter than the torus, which is then no ring.
