@@ -99,8 +99,9 @@ def test_time_on_gpus_is_the_sum_of_its_parts(sharded):
 @pytest.mark.slow
 def test_fsdp_on_gpus_gathers_weights_and_scatters_gradients(sharded):
     layers, table = 2 * (4 * 256 * 256 + 3 * 256 * 512), 512 * 256
-    # bf16, once forward and once backward.
-    assert moved(sharded, "all-gather", "fsdp") >= 2 * 2 * layers + 2 * 2 * table
+    # bf16: blocks once forward and once backward, where the gradient and what is computed again share a
+    # gather; the tables once.
+    assert moved(sharded, "all-gather", "fsdp") == 2 * 2 * layers + 2 * 2 * table
     assert moved(sharded, "reduce-scatter", "fsdp") >= 4 * layers + 2 * 2 * table
     # What is reduced whole is of vectors and scalars: nothing of a gradient's size.
     assert moved(sharded, "all-reduce", "fsdp") < 4 * 256 * 5 * 2

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 
 from pretrain.describe import activations, bytes_of
+from pretrain.models.model import Decoder
 from pretrain.models.stack import Recompute
 from pretrain.planning.hlo import BYTES, Module, shapes
 from pretrain.program import Program
@@ -66,9 +67,17 @@ def kept(run: Run) -> int | None:
     remat = run.compute.remat
     if not isinstance(remat, Recompute):
         return None
+    sizes, names = {row.name: row.bytes for row in activations(run)}, named(run)
+    return run.model.layers * (sizes["residual stream"] + sum(names[name] for name in remat.save))
+
+
+def named(run: Run) -> dict[str, int]:
+    """Bytes of one layer's activations by the names that blocks have for them, on the current mesh."""
     sizes = {row.name: row.bytes for row in activations(run)}
-    each = sizes["residual stream"] + sum(sizes[ROWS[name]] for name in remat.save)
-    return run.model.layers * each
+    if not isinstance(run.model, Decoder):  # its channels are split as those of a feed-forward
+        channels = sizes["feed-forward"] * run.model.d_model // run.model.d_ff
+        return {name: sizes.get(row, channels) for name, row in ROWS.items()}
+    return {name: sizes[row] for name, row in ROWS.items()}
 
 
 def excess(message: str) -> Excess | None:
