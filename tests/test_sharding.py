@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from pretrain.config import Mistake
 from pretrain.models.init import normal, ones
-from pretrain.sharding import Mesh, Rules, einsum, gathered, lay, param, spec, split, use, ways
+from pretrain.sharding import Mesh, Rules, gathered, lay, param, spec, split, use, ways
 from tiny import Axes, on
 
 MIXED: Axes = (("fsdp", 2), ("seq", 2), ("tensor", 2))
@@ -161,29 +161,3 @@ def test_a_weight_is_gathered_along_embed_alone() -> None:
         whole = gathered(w)
         assert whole.sharding.spec == P(None, ("tensor",))
         np.testing.assert_array_equal(whole, w)
-
-
-def test_a_product_and_its_gradients_lie_as_asked_and_are_those_of_numpy() -> None:
-    draw = np.random.default_rng(0).normal
-    x, w, dy = (draw(size=s).astype(np.float32) for s in ((4, 2, 6), (6, 8), (4, 2, 8)))
-
-    def product(x: Any, w: Any, dy: Any) -> Any:
-        x, w = lay(x, "batch seq -"), lay(w, "embed -> mlp")
-        y, back = jax.vjp(lambda x, w: einsum("BTD,DF->BTF", x, w, "batch seq mlp"), x, w)
-        return y, *back(lay(dy, "batch seq mlp"))
-
-    with on(MIXED):
-        y, dx, dw = jax.jit(product)(x, w, dy)
-    assert y.sharding.spec == P(("fsdp",), ("seq",), ("tensor",))
-    assert dw.sharding.spec == P(("fsdp",), ("tensor",))
-    np.testing.assert_allclose(y, x @ w, atol=1e-5)
-    np.testing.assert_allclose(dx, dy @ w.T, atol=1e-5)
-    np.testing.assert_allclose(dw, np.einsum("btd,btf->df", x, dy), atol=1e-5)
-
-
-def test_bfloat16_products_have_float32_gradients_for_their_float32_parameters() -> None:
-    x, w = jnp.ones((8, 2, 4), jnp.bfloat16), jnp.full((4, 6), 1 / 3)
-    with on():
-        y = einsum("BTD,DF->BTF", x, w, "batch seq mlp")
-        dw = jax.grad(lambda w: jnp.sum(einsum("BTD,DF->BTF", x, w, "batch seq mlp")))(w)
-    assert y.dtype == jnp.bfloat16 and dw.dtype == jnp.float32

@@ -140,25 +140,22 @@ def use(mesh: jax.sharding.Mesh | AbstractMesh, rules: Rules) -> Iterator[None]:
 
 def names(dims: str) -> tuple[str, ...]:
     """The logical axes of "layers | embed -> heads head_dim", one per dim of the tensor."""
-    return tuple(name for name in dims.split() if name not in ("->", "|"))
+    return tuple(name for name in dims.split() if name not in ("->", "|") and name[0] not in "+=")
 
 
 def spec(dims: str) -> PartitionSpec:
     """Logical axes to a PartitionSpec on the current mesh.
 
-    "-" is a dim that is never split. Mesh axes of size one vanish (an axis of one device in a type
-    would make equal layouts unequal), and so do manual ones, inside `shard_map`. Raises Mistake where
-    two dims claim one mesh axis.
+    "-" is a dim that is never split. "+mlp" behind the dims: the tensor is the sum of what the devices
+    along the axes of `mlp` have, and not added up yet. "=mlp": it is alike on all of them, and its
+    gradient is such a sum. Mesh axes of size one vanish (an axis of one device in a type would make
+    equal layouts unequal), and so do manual ones, inside `shard_map`. Raises Mistake where two dims
+    claim one mesh axis.
     """
-    mesh, rules = jax.sharding.get_abstract_mesh(), _rules.get()
     owner: dict[str, str] = {}
     entries: list[Axes | None] = []
     for name in names(dims):
-        axes = tuple(
-            axis
-            for axis in (() if name == "-" else getattr(rules, name))
-            if mesh.shape.get(axis, 1) > 1 and mesh._name_to_type[axis] == AxisType.Explicit
-        )
+        axes = _axes(name)
         for axis in axes:
             if axis in owner:
                 raise Mistake(
@@ -167,7 +164,21 @@ def spec(dims: str) -> PartitionSpec:
                 )
             owner[axis] = name
         entries.append(axes or None)
-    return PartitionSpec(*entries)
+    sums, copies = (
+        {axis for word in dims.split() if word[0] == sign for axis in _axes(word[1:])} - set(owner)
+        for sign in "+="
+    )
+    return PartitionSpec(*entries, unreduced=sums, reduced=copies)
+
+
+def _axes(name: str) -> Axes:
+    """The mesh axes of a row of the table that split anything here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(
+        axis
+        for axis in (() if name == "-" else getattr(_rules.get(), name))
+        if mesh.shape.get(axis, 1) > 1 and mesh._name_to_type[axis] == AxisType.Explicit
+    )
 
 
 def ways(dims: str) -> int:
@@ -180,7 +191,7 @@ def split(dims: str, shape: Sequence[int]) -> PartitionSpec:
     """`spec(dims)` for a tensor of this shape. Raises Mistake where a dim does not divide."""
     mesh, partition = jax.sharding.get_abstract_mesh(), spec(dims)
     for name, size, axes in zip(names(dims), shape, partition, strict=True):
-        parts = math.prod(mesh.shape[axis] for axis in _tuple(axes))
+        parts = math.prod(mesh.shape[axis] for axis in axes_in(axes))
         if size % parts:
             raise Mistake(
                 f"{name} has size {size} in a tensor ({dims}) and mesh axis {axes} splits it {parts} ways: "
@@ -209,7 +220,7 @@ def gathered(w: jax.Array) -> jax.Array:
     """
     stored = set(_rules.get().embed)
     held = jax.typeof(w).sharding.spec
-    kept = [tuple(a for a in _tuple(entry) if a not in stored) or None for entry in held]
+    kept = [tuple(a for a in axes_in(entry) if a not in stored) or None for entry in held]
     return jax.sharding.reshard(w, PartitionSpec(*kept))
 
 
@@ -222,7 +233,7 @@ def scatter(dims: str) -> Callable[[jax.Array], jax.Array]:
     tokens = axes_of("batch seq")
     places = enumerate(zip(names(dims), spec(dims), strict=True))
     held = [
-        (axis, dim) for dim, (name, entry) in places if name == "embed" for axis in _tuple(entry)
+        (axis, dim) for dim, (name, entry) in places if name == "embed" for axis in axes_in(entry)
     ]
     rest = tuple(axis for axis in tokens if axis not in dict(held))
 
@@ -239,57 +250,58 @@ def scatter(dims: str) -> Callable[[jax.Array], jax.Array]:
     return apply
 
 
-def einsum(equation: str, x: jax.Array, w: Any, dims: str) -> jax.Array:
-    """`jnp.einsum` of an activation and a parameter, in x's dtype, laid out as `dims`.
+def as_sum(x: jax.Array, out: PartitionSpec) -> jax.Array:
+    """x as a sum over devices that is still to be added up: of each what it has of x, and zeros."""
+    held = jax.typeof(x).sharding.spec
 
-    The weight is gathered for the product and again for its gradient, as FSDP does (Rajbhandari et al.,
-    arXiv 1910.02054): what is kept for the backward pass is the parameter as it is stored. Gradients
-    of parameters are summed over devices in fp32 and come out scattered as the parameters lie.
-    """
-    return _product(equation, spec(dims), x, w[...])
+    def part(x: jax.Array) -> jax.Array:
+        for axis in out.unreduced:
+            index = jax.lax.axis_index(axis)
+            split = [dim for dim, entry in enumerate(held.partitions) if axis in axes_in(entry)]
+            if split:
+                (dim,), size = split, jax.lax.axis_size(axis)
+                shape = tuple(n * size if d == dim else n for d, n in enumerate(x.shape))
+                first = index * x.shape[dim]
+                x = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, x.dtype), x, first, dim)
+            else:
+                x = jnp.where(index == 0, x, jnp.zeros((), x.dtype))
+        return x
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product(equation: str, out: PartitionSpec, x: jax.Array, w: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, x, gathered(w.astype(x.dtype)), out_sharding=out)
-
-
-def _product_forward(
-    equation: str, out: PartitionSpec, x: jax.Array, w: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _product(equation, out, x, w), (x, w)
-
-
-def _product_backward(
-    equation: str, out: PartitionSpec, kept: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    (x, w), (inputs, y_dims) = kept, equation.split("->")
-    x_dims, w_dims = inputs.split(",")
-    dx = jnp.einsum(
-        f"{y_dims},{w_dims}->{x_dims}", dy, gathered(w.astype(x.dtype)),
-        out_sharding=jax.typeof(x).sharding.spec,
-    )  # fmt: skip
-    # XLA's CPU compiler writes out the transpose of the first operand, a slow loop: so the smaller one
-    # goes first, and the barrier keeps the transpose of the result from swapping the two again.
-    (a, a_dims), (b, b_dims) = sorted(((x, x_dims), (dy, y_dims)), key=lambda item: item[0].size)
-    kept_dims = "".join(d for d in a_dims + b_dims if d in w_dims)
-    order = [w_dims.index(d) for d in kept_dims]
-    held = jax.typeof(w).sharding.spec
-    dw = jnp.einsum(
-        f"{a_dims},{b_dims}->{kept_dims}", a, b,
-        out_sharding=PartitionSpec(*(held[i] for i in order)), preferred_element_type=w.dtype,
-    )  # fmt: skip
-    if kept_dims != w_dims:
-        dw = jax.lax.optimization_barrier(dw).transpose([kept_dims.index(d) for d in w_dims])
-    return dx, dw
+    return jax.shard_map(part, in_specs=held, out_specs=out)(x)
 
 
-_product.defvjp(_product_forward, _product_backward)
+def copied(x: jax.Array) -> jax.Array:
+    """The same without the promise that gradients are added up later."""
+    return jax.sharding.reshard(x, plain(jax.typeof(x).sharding.spec))
+
+
+def plain(partition: PartitionSpec) -> PartitionSpec:
+    """The same without a word about sums."""
+    return PartitionSpec(*partition.partitions)
+
+
+def dual(partition: PartitionSpec) -> PartitionSpec:
+    """The layout of the gradient of what is laid out so."""
+    sums = {"unreduced": partition.reduced, "reduced": partition.unreduced}
+    return PartitionSpec(*partition.partitions, **sums)
 
 
 def lay(x: jax.Array, dims: str) -> jax.Array:
     """An activation laid out as `dims`: a collective where that differs from how it lies, else nothing."""
-    return jax.sharding.reshard(x, spec(dims))
+    out, held = spec(dims), jax.typeof(x).sharding.spec
+    return _own(out, held, x) if held.reduced - out.reduced else jax.sharding.reshard(x, out)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _own(out: PartitionSpec, held: PartitionSpec, x: jax.Array) -> jax.Array:
+    # Its transpose would be a gather and not `as_sum`.
+    return jax.sharding.reshard(x, out)
+
+
+_own.defvjp(
+    lambda out, held, x: (_own(out, held, x), None),
+    lambda out, held, _, dy: (as_sum(dy, dual(held)),),
+)
 
 
 def placed(tree: Any, mesh: jax.sharding.Mesh | AbstractMesh) -> Any:
@@ -304,7 +316,7 @@ def placed(tree: Any, mesh: jax.sharding.Mesh | AbstractMesh) -> Any:
 
 def mesh_axes(partition: PartitionSpec) -> set[str]:
     """Every mesh axis that splits a tensor so laid out."""
-    return {axis for entry in partition for axis in _tuple(entry)}
+    return {axis for entry in partition.partitions for axis in axes_in(entry)}
 
 
 def across(collective: Callable[[Any, Axes], Any], tree: Any, axes: Axes) -> Any:
@@ -314,8 +326,9 @@ def across(collective: Callable[[Any, Axes], Any], tree: Any, axes: Axes) -> Any
 
 def axes_of(dims: str) -> Axes:
     """The mesh axes that split these logical ones, the outermost first."""
-    return tuple(axis for entry in spec(dims) for axis in _tuple(entry))
+    return tuple(axis for entry in spec(dims).partitions for axis in axes_in(entry))
 
 
-def _tuple(entry: Any) -> tuple[str, ...]:
+def axes_in(entry: Any) -> Axes:
+    """The mesh axes in one entry of a PartitionSpec, which may be none, a name or several."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)

@@ -54,9 +54,7 @@ class Whole:
     ) -> jax.Array:
         """[B, T, N, H], laid out as the queries are."""
         drop = self.drops.probabilities(q_BTNH)
-        if drop is None:
-            return self.kernel(q_BTNH, k_BTKH, v_BTKH, self.segments_BT, mask)
-        return self.kernel.dropped(q_BTNH, k_BTKH, v_BTKH, self.segments_BT, mask, drop)
+        return self.kernel(q_BTNH, k_BTKH, v_BTKH, self.segments_BT, mask, drop)
 
     def recur(self, layer: Recurrence, empty: Any, x_BTD: jax.Array) -> jax.Array:
         """What a recurrent layer makes of the tokens, from nothing at the start of each document."""
@@ -96,7 +94,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(
         self, rngs: nnx.Rngs, *, d_model: int, heads: int, kv_heads: int, head_dim: int, mask: Mask,
-        init: Init, out_init: Init, linear: type[Linear] = Linear,
+        init: Init, out_init: Init, linear: type[Linear] = Linear, out_dims: str = RESIDUAL,
     ):  # fmt: skip
         # One key/value head stays whole under tensor parallelism: there is nothing to split.
         self.kv = "kv_heads" if kv_heads > 1 else "-"
@@ -106,16 +104,23 @@ class SelfAttention(nnx.Module):
             rngs, f"embed -> {self.kv} head_dim", (d_model, kv_heads, head_dim), init
         )
         self.out = linear(rngs, "heads head_dim -> embed", (heads, head_dim, d_model), out_init)
-        self.mask = mask
+        self.mask, self.out_dims = mask, out_dims
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
-        kv_dims = f"batch seq {self.kv} head_dim"
+        """[B, T, D], `INSIDE` in, `out_dims` out."""
         q_BTNH = self.query("BTD,DNH->BTNH", x_BTD, "batch seq heads head_dim")
-        k_BTKH = self.key("BTD,DKH->BTKH", x_BTD, kv_dims)
-        v_BTKH = self.value("BTD,DKH->BTKH", x_BTD, kv_dims)
+        k_BTKH, v_BTKH = self._shared(self.key, x_BTD), self._shared(self.value, x_BTD)
         q_BTNH = checkpoint_name(context.rotate(q_BTNH), "query")
         k_BTKH = checkpoint_name(context.rotate(k_BTKH), "key")
         v_BTKH = checkpoint_name(v_BTKH, "value")
         a_BTNH = context.attend(q_BTNH, k_BTKH, v_BTKH, self.mask)  # the kernel names what it keeps
-        return self.out("BTNH,NHD->BTD", a_BTNH, RESIDUAL)
+        return self.out("BTNH,NHD->BTD", a_BTNH, self.out_dims)
+
+    def _shared(self, project: Linear, x_BTD: jax.Array) -> jax.Array:
+        """Keys or values, [B, T, K, H]."""
+        dims = f"batch seq {self.kv} head_dim"
+        if self.kv == "kv_heads":
+            return project("BTD,DKH->BTKH", x_BTD, dims)
+        # Or every device along `tensor` would do the same product of the one head; so each does a part.
+        part = project("BTD,DKH->BTKH", lay(x_BTD, RESIDUAL), "batch residual_seq - head_dim")
+        return lay(part, dims)

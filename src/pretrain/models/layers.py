@@ -13,10 +13,14 @@ from jax.sharding import PartitionSpec
 
 from pretrain.models.init import Init, ones, zeros
 from pretrain.parallel.lookup import rows
-from pretrain.sharding import einsum, gathered, lay, param, spec
+from pretrain.products import einsum
+from pretrain.sharding import gathered, lay, param, spec
 
 RESIDUAL = "batch residual_seq residual"  # how the residual stream lies between blocks
 INSIDE = "batch seq -"  # how it lies inside one: whole along D, positions split over `seq` alone
+# Of a parallel block, which adds what its halves say once and not each by itself: the input of both,
+# and what each of them returns.
+SHARED, PARTS = f"{INSIDE} =mlp", f"{INSIDE} +mlp"
 
 
 class Linear(nnx.Module):
@@ -90,15 +94,16 @@ class MLP(nnx.Module):
     def __init__(
         self, rngs: nnx.Rngs, d_model: int, d_ff: int, *,
         act: Callable[[jax.Array], jax.Array], init: Init, out_init: Init, linear: type[Linear] = Linear,
+        out_dims: str = RESIDUAL,
     ):  # fmt: skip
         self.up = linear(rngs, "embed -> mlp", (d_model, d_ff), init)
         self.down = linear(rngs, "mlp -> embed", (d_ff, d_model), out_init)
-        self.act = act
+        self.act, self.out_dims = act, out_dims
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
+        """[B, T, D], `INSIDE` in, `out_dims` out."""
         u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
-        return self.down("BTF,FD->BTD", self.act(u_BTF), RESIDUAL)
+        return self.down("BTF,FD->BTD", self.act(u_BTF), self.out_dims)
 
 
 class GatedMLP(nnx.Module):
@@ -107,17 +112,18 @@ class GatedMLP(nnx.Module):
     def __init__(
         self, rngs: nnx.Rngs, d_model: int, d_ff: int, *,
         act: Callable[[jax.Array], jax.Array], init: Init, out_init: Init, linear: type[Linear] = Linear,
+        out_dims: str = RESIDUAL,
     ):  # fmt: skip
         self.gate = linear(rngs, "embed -> mlp", (d_model, d_ff), init)
         self.up = linear(rngs, "embed -> mlp", (d_model, d_ff), init)
         self.down = linear(rngs, "mlp -> embed", (d_ff, d_model), out_init)
-        self.act = act
+        self.act, self.out_dims = act, out_dims
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
+        """[B, T, D], `INSIDE` in, `out_dims` out."""
         g_BTF = checkpoint_name(self.gate("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_gate")
         u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
-        return self.down("BTF,FD->BTD", self.act(g_BTF) * u_BTF, RESIDUAL)
+        return self.down("BTF,FD->BTD", self.act(g_BTF) * u_BTF, self.out_dims)
 
 
 class Embedding(nnx.Module):
@@ -223,6 +229,18 @@ class Head:
 def along(
     x: jax.Array, vector: nnx.Param, op: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> jax.Array:
-    """op(x, vector), the vector broadcast over x's leading dims in x's dtype."""
-    value = gathered(vector[...].astype(x.dtype))
-    return op(x, jnp.expand_dims(value, tuple(range(x.ndim - value.ndim))))
+    """op(x, vector) in x's dtype, the vector broadcast over x's leading dims.
+
+    Its gradient, a sum over all tokens, is added in fp32.
+    """
+    value = gathered(vector[...])
+    leading = jax.typeof(x).sharding.spec[: x.ndim - value.ndim]
+    laid = PartitionSpec(*leading, *jax.typeof(value).sharding.spec)
+
+    # Cast behind the broadcast, and so before the sum that is its transpose. What is wide is made
+    # again for the gradient, not kept.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def applied(x: jax.Array, value: jax.Array) -> jax.Array:
+        return op(x, jnp.broadcast_to(value, x.shape, out_sharding=laid).astype(x.dtype))
+
+    return applied(x, value)

@@ -8,7 +8,16 @@ from flax import nnx
 from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import fan_in, normal
-from pretrain.models.layers import INSIDE, Embedding, GatedMLP, Head, LayerNorm, RMSNorm
+from pretrain.models.layers import (
+    PARTS,
+    RESIDUAL,
+    SHARED,
+    Embedding,
+    GatedMLP,
+    Head,
+    LayerNorm,
+    RMSNorm,
+)
 from pretrain.models.model import Compute, Decoder, LanguageModel
 from pretrain.models.positions import Rope, Rotation
 from pretrain.models.stack import Stack
@@ -49,16 +58,17 @@ class Block(nnx.Module):
         self.norm = size.norm(rngs)
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=1, head_dim=size.head_dim,
-            mask=mask, init=fan_in(), out_init=fan_in(),
+            mask=mask, init=fan_in(), out_init=fan_in(), out_dims=PARTS,
         )  # fmt: skip
         self.mlp = GatedMLP(
-            rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=fan_in(), out_init=fan_in()
-        )
+            rngs, size.d_model, size.d_ff, act=jax.nn.silu, init=fan_in(), out_init=fan_in(),
+            out_dims=PARTS,
+        )  # fmt: skip
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        y_BTD = lay(self.norm(x_BTD), INSIDE)
-        return x_BTD + self.attention(y_BTD, context) + self.mlp(y_BTD)
+        y_BTD = lay(self.norm(x_BTD), SHARED)
+        return x_BTD + lay(self.attention(y_BTD, context) + self.mlp(y_BTD), RESIDUAL)
 
 
 class LM(LanguageModel):
