@@ -7,6 +7,7 @@ test_plan_gpu.py.
 import functools
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -16,7 +17,7 @@ import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
 from attention_reference import ONE, TOLERANCE, B, H, N, T, build, expected, inputs
-from pretrain import sharding
+from pretrain import config, sharding, train
 from pretrain.config import Mistake
 from pretrain.kernels import fused
 from pretrain.kernels.attention import Demand
@@ -133,3 +134,21 @@ def test_fused_takes_the_kernel_of_each_platform_in_silence(caplog):
 def test_fused_on_a_gpu_describes_both_kernels(monkeypatch):
     monkeypatch.setattr(fused, "platform", lambda: "gpu")
     assert Fused().describe().startswith("cuDNN flash attention; for what it refuses, jnp in tiles")
+
+
+@pytest.mark.parametrize(
+    ("platform", "masked", "name"),
+    [
+        ("gpu", False, "cuDNN flash attention"),
+        ("gpu", True, "jnp in tiles of 512, keys and values gathered along the sequence"),
+        ("tpu", True, "Pallas splash kernel in tiles of 1024, keys and values gathered"),
+        ("cpu", False, "jnp in tiles of 512, keys and values gathered along the sequence"),
+    ],
+)
+def test_the_start_of_a_run_names_the_one_kernel_that_runs(platform, masked, name, monkeypatch):
+    run = config.load("llama2_7b")
+    run = replace(run, data=replace(run.data, mask_documents=masked))
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    mesh: Any = SimpleNamespace(shape=sharding.Mesh().sizes(8))
+    assert train.kernels(run, mesh) == name
+    assert train.kernels(config.load("rwkv4_169m"), mesh) == "none"

@@ -23,7 +23,7 @@ from pretrain import sharding
 from pretrain.config import Mistake
 from pretrain.kernels.attention import Attention, Demand, Plain
 from pretrain.kernels.blockwise import Blockwise
-from pretrain.kernels.drop import Drop, Noise, threefry
+from pretrain.kernels.drop import Noise, threefry
 from pretrain.kernels.fused import Fused
 from pretrain.kernels.mask import Causal, Mask
 from pretrain.kernels.splash import Splash
@@ -214,7 +214,7 @@ class Dropped:
         noise = Noise.of(0).fold(0, DROPOUT).fold(rows)
         drop = Drops(Dropout(attention=self.rate), noise).probabilities(q)
         assert drop is not None
-        return self.kernel.dropped(q, k, v, segments, mask, drop)
+        return self.kernel(q, k, v, segments, mask, drop)
 
 
 @functools.cache
@@ -267,9 +267,6 @@ def test_a_kernel_that_cannot_drop_is_a_mistake_that_names_the_fix() -> None:
     with pytest.raises(Mistake, match=words):
         Splash().check(demand)
     Splash().check(dataclasses.replace(demand, dropout=0.0))
-    x = jnp.zeros((1, 4, 2, 4))
-    with pytest.raises(Mistake, match=words):
-        Splash().dropped(x, x, x, None, Causal(), Drop(Noise.of(0), 0.1))
     for kernel in (Plain(), Blockwise(), Ring(), Fused()):
         kernel.check(dataclasses.replace(demand, platform="cpu"))
     for kernel in (Ring(alone=Splash()), Fused()):

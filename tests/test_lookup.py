@@ -20,6 +20,7 @@ LAYOUTS = [
     ({"data": 2, "fsdp": 2, "tensor": 2}, Rules(embed=("fsdp", "data"))),
     # D split by an axis that splits no token: nothing to sum over, only a part to keep
     ({"fsdp": 4, "tensor": 2}, Rules(vocab=(), embed=("fsdp", "tensor"))),
+    ({"tensor": 2}, Rules(vocab=(), embed=("fsdp", "tensor"))),
     ({"seq": 2, "tensor": 4}, Rules(vocab=("seq", "tensor"), seq=(), residual_seq=())),
     ({"fsdp": 1}, Rules()),
 ]

@@ -17,10 +17,13 @@ from pretrain.config import Mistake
 from pretrain.kernels.blockwise import Blockwise
 from pretrain.kernels.mask import Alibi
 from pretrain.models.cache import Cache
+from pretrain.models.init import normal
+from pretrain.models.layers import RESIDUAL, along
 from pretrain.models.model import Compute, Decoder
 from pretrain.models.palm import RMSPaLM
-from pretrain.models.positions import InterleavedRope, Rope
+from pretrain.models.positions import InterleavedRope, Learned, Rope
 from pretrain.program import Program
+from pretrain.sharding import spec
 from pretrain.tensors import named
 from tiny import (
     BLOOM,
@@ -34,10 +37,12 @@ from tiny import (
     LLAMA,
     MISTRAL,
     MOSAIC,
+    ONE,
     OPT_,
     OWN,
     PALM,
     TIED,
+    Axes,
     B,
     T,
     V,
@@ -121,6 +126,25 @@ def test_bfloat16_models_give_float32_logits_of_bfloat16_states() -> None:
 
     hidden, logits_BTV = forward(GPT_2, Compute())(states, packed()["tokens_BT"])
     assert hidden.dtype == jnp.bfloat16 and logits_BTV.dtype == np.float32
+
+
+@pytest.mark.parametrize("axes", [ONE, (("fsdp", 2), ("seq", 2), ("tensor", 2))])
+@pytest.mark.parametrize("rows", [1, 1024])
+def test_gradients_of_vectors_and_positions_are_added_in_float32(axes: Axes, rows: int) -> None:
+    """In bfloat16 256 + 1 is 256, and a sum of ones ends early."""
+    with on(axes):
+        graph, table = nnx.split(Learned(nnx.Rngs(0), 4, 8, normal(1.0)))
+
+        def total(gain_D: Any, table: Any, positions_BT: jax.Array) -> jax.Array:
+            ones_BTD = jnp.ones((1024, 16, 8), jnp.bfloat16, out_sharding=spec(RESIDUAL))
+            y_BTD = nnx.merge(graph, table)(ones_BTD, positions_BT)
+            z_BTD = along(ones_BTD, gain_D, jnp.multiply)
+            return sum(jnp.sum(x.astype(jnp.float32)) for x in (y_BTD, z_BTD))
+
+        given = nnx.Param(jnp.ones(8)), table, jnp.zeros((rows, 16), jnp.int32)
+        gain_D, table = quick(jax.grad(total, argnums=(0, 1)), *given)(*given)
+    np.testing.assert_array_equal(gain_D[...], [1024 * 16] * 8)
+    np.testing.assert_array_equal(table["table"][...], [[1024 * 16] * 8] + [[0] * 8] * 3)
 
 
 @pytest.mark.parametrize("model", FAMILIES)

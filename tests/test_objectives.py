@@ -9,7 +9,7 @@ import pytest
 
 from pretrain.cross_entropy import cross_entropy, pieces
 from pretrain.models.layers import Head
-from pretrain.sharding import lay
+from pretrain.sharding import Rules, lay
 from tiny import ONE, Axes, on, quick
 
 B, T, D, V, VOCAB = 4, 8, 6, 16, 13
@@ -69,14 +69,28 @@ def test_loss_z_loss_and_gradients_are_those_of_numpy(axes: Axes, logits_bytes: 
         x_BTD, w_VD, *rest = map(jnp.asarray, drawn())
         rest = [lay(x, "batch seq") for x in rest]
         go = quick(jax.value_and_grad(total, argnums=(0, 1), has_aux=True), x_BTD, w_VD, *rest)
-        (got, (loss, squares)), (dx_BTD, dw_VD) = go(x_BTD, w_VD, *rest)
+        (got, (loss, squared)), (dx_BTD, dw_VD) = go(x_BTD, w_VD, *rest)
     want_loss, want_squares, want_dx, want_dw = by_hand(scale, z_loss)
     np.testing.assert_allclose(loss, want_loss, rtol=1e-6)
-    np.testing.assert_allclose(squares, want_squares, rtol=1e-6)
+    np.testing.assert_allclose(squared, z_loss * want_squares, rtol=1e-6)
     np.testing.assert_allclose(got, want_loss + z_loss * want_squares, rtol=1e-6)
     np.testing.assert_allclose(dx_BTD, want_dx, atol=1e-6)
     np.testing.assert_allclose(dw_VD, want_dw, atol=1e-5)
     assert not np.asarray(dw_VD)[VOCAB:].any()
+
+
+def test_a_head_that_is_split_over_devices_with_the_same_tokens_has_the_gradient_of_numpy() -> None:
+    """Only D of the head is split: every device stores a part of a gradient that it has whole."""
+    with on((("tensor", 2),), Rules(vocab=(), embed=("fsdp", "tensor"))):
+        x_BTD, w_VD, targets_BT, weights_BT = map(jnp.asarray, drawn())
+
+        def total(w_VD: jax.Array) -> jax.Array:
+            head = Head(lay(w_VD, "vocab -> embed"), EQUATION, VOCAB, 0.5, jnp.float32)
+            return cross_entropy(
+                head, x_BTD, targets_BT, weights_BT, z_loss=0.1, logits_bytes=2**20
+            ).total
+
+        np.testing.assert_allclose(jax.jit(jax.grad(total))(w_VD), by_hand(0.5, 0.1)[3], atol=1e-5)
 
 
 def test_large_logits_neither_overflow_nor_lose_the_loss() -> None:
@@ -84,16 +98,15 @@ def test_large_logits_neither_overflow_nor_lose_the_loss() -> None:
     logits_BTV = jnp.float32([[[1e4, 0.0, -1e4], [3e38, -3e38, 0.0]]])
     head = Head(jnp.eye(3), EQUATION, 3, 1.0, jnp.float32)
 
-    def total(x_BTD: jax.Array) -> jax.Array:
+    def total(x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
         weights_BT = jnp.float32([[1.0, 1.0]])
         targets_BT = jnp.int32([[1, 0]])
-        return cross_entropy(
-            head, x_BTD, targets_BT, weights_BT, z_loss=0.0, logits_bytes=2**20
-        ).total
+        sums = cross_entropy(head, x_BTD, targets_BT, weights_BT, z_loss=0.0, logits_bytes=2**20)
+        return sums.total, sums.z_loss
 
     with on():
-        loss, dx_BTD = jax.value_and_grad(total)(logits_BTV)
-    assert loss == 1e4
+        (loss, z_loss), dx_BTD = jax.value_and_grad(total, has_aux=True)(logits_BTV)
+    assert (loss, z_loss) == (1e4, 0)
     np.testing.assert_array_equal(dx_BTD, [[[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]])
 
 
@@ -110,6 +123,22 @@ def test_bfloat16_activations_have_a_gradient_of_the_head_that_is_added_in_float
     with on():
         dw_VD = jax.grad(total)(jnp.float32([[-1e4], [1e4]]))  # all are wrong: p is 0 and 1
     np.testing.assert_array_equal(dw_VD, [[-T], [T]])
+
+
+def test_bfloat16_gradients_of_a_mean_are_not_scaled_by_a_rounded_number_of_tokens() -> None:
+    """1 / 99 rounds to 1 / 99.3 in 8 bits: all gradients but the head's would lack 3 per mille."""
+    x_BTD, w_VD, targets_BT, weights_BT = map(jnp.asarray, drawn())
+    head = Head(w_VD, EQUATION, VOCAB, 1.0, jnp.bfloat16)
+
+    def total(x_BTD: jax.Array, tokens: float) -> jax.Array:
+        sums = cross_entropy(head, x_BTD, targets_BT, weights_BT, z_loss=0.0, logits_bytes=2**20)
+        return sums.total / tokens
+
+    with on():
+        grad = jax.grad(total)
+        x_BTD = x_BTD.astype(jnp.bfloat16)
+        whole, mean = (np.asarray(grad(x_BTD, n), np.float64) for n in (1.0, 99.0))
+    assert abs(99 * (whole * mean).sum() / (whole * whole).sum() - 1) < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ TOKENS, HIDDEN = "batch seq", "batch seq -"
 class Sums(NamedTuple):
     """Over the tokens of a batch, weighted, in nats. Only the total has a gradient."""
 
-    total: jax.Array  # loss + z_loss * squares
+    total: jax.Array  # loss + z_loss
     loss: jax.Array  # -log p(target)
-    squares: jax.Array  # log(Z)^2
+    z_loss: jax.Array  # log(Z)^2, times its weight
 
 
 def cross_entropy(
@@ -82,7 +82,11 @@ def _forward(
 def _backward(
     z_loss: float, logits_bytes: int, kept: tuple[Head, jax.Array], cotangents: Sums
 ) -> tuple[Head, jax.Array, None, None]:
-    dhead, dx_BTD = jax.tree.map(lambda g: g * cotangents.total.astype(g.dtype), kept)
+    def scaled(g: jax.Array) -> jax.Array:
+        # One over a number of tokens, rounded to bfloat16, would scale all by what it lacks.
+        return (g.astype(jnp.float32) * cotangents.total).astype(g.dtype)
+
+    dhead, dx_BTD = jax.tree.map(scaled, kept)
     return dhead, dx_BTD, None, None
 
 
@@ -143,10 +147,10 @@ class Piece:
 
     def _sums(self, log_z_BT: jax.Array, hit_BT: jax.Array, weights_BT: jax.Array) -> Sums:
         loss = jnp.sum((log_z_BT - hit_BT) * weights_BT)
-        squares = jnp.sum(jnp.square(log_z_BT) * weights_BT)
-        # Logits that fp32 holds have squares that it does not: without z-loss they are no matter.
-        total = loss + self.z_loss * squares if self.z_loss else loss
-        return Sums(total, loss, squares)
+        if not self.z_loss:  # logits that fp32 holds have squares that it does not
+            return Sums(loss, loss, jnp.zeros_like(loss))
+        z_loss = self.z_loss * jnp.sum(jnp.square(log_z_BT) * weights_BT)
+        return Sums(loss + z_loss, loss, z_loss)
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Walk:
     def __call__(self, head: Head, *tokens: jax.Array) -> Any:
         """What `finish` makes of all pieces."""
         head = head.whole()
-        if not axes_of(f"{TOKENS} vocab"):
+        if not (axes_of(TOKENS) or axes_of(head.dims)):
             return self._local(head, *tokens)
         laid = head.laid(spec(head.dims.replace("embed", "-")))
         ins = laid, spec(HIDDEN), spec(TOKENS), spec(TOKENS)

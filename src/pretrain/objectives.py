@@ -30,8 +30,8 @@ class NextToken(Node):
         """
         others = (batch.get(name) for name in ("positions_BT", "segments_BT", "noise_B"))
         x_BTD = model.hidden(batch["tokens_BT"], *others)
-        total, loss, squares = cross_entropy(
+        sums = cross_entropy(
             model.head(), x_BTD, batch["targets_BT"], batch["weights_BT"],
             z_loss=self.z_loss, logits_bytes=self.logits_bytes,
         )  # fmt: skip
-        return {"total": total, "loss": loss, "z_loss": self.z_loss * squares}
+        return sums._asdict()

@@ -51,6 +51,7 @@ FAMILY = Family(
         Implied("head_dim", lambda f: f["d_model"] // f["heads"]),
         Implied("d_ff", lambda f: 4 * f["d_model"]),
         Rates((
+            Field("embedding_dropout", "embedding", 0.0),  # which the class ignores
             Field("hidden_dropout", "residual", 0.0),
             Field("attention_dropout", "attention", 0.0),
         )),

@@ -11,7 +11,7 @@ from pretrain.models.dropout import Dropout
 
 @dataclass(frozen=True)
 class Rates:
-    """The field `dropout`: a row a rate that config.json has; the class of transformers has no other."""
+    """The field `dropout`: a row for each rate that config.json has."""
 
     rows: tuple[Field, ...]
 

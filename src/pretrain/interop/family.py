@@ -18,8 +18,8 @@ IRRELEVANT = (
     "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
     "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
     "keys_to_ignore_at_inference", "label2id", "length_penalty", "max_length", "min_length", "model_type",
-    "name_or_path", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
+    "name_or_path", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+    "num_return_sequences", "output_attentions",
     "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
     "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
     "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
@@ -47,9 +47,7 @@ class Family:
     fields: tuple[Row, ...]  # of config.json
     tensors: Callable[[Any], Sequence[Tensor]]  # of a node of this class
     prefix: str = ""  # of tensors' names; checkpoints of the bare model leave it out
-    irrelevant: tuple[
-        str, ...
-    ] = ()  # keys of config.json that change no logit: dropout and the like
+    irrelevant: tuple[str, ...] = ()  # keys of config.json that change no logit
     buffers: tuple[str, ...] = ()  # tensors that are no parameters, as patterns: "h.*.attn.bias"
     # pairs of names, of a tensor that may be there and of the one that it repeats
     tied: Callable[[Any], Mapping[str, str]] = lambda node: {}

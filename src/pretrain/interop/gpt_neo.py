@@ -94,6 +94,7 @@ FAMILY = Family(
             Field("resid_dropout", "residual", 0.0),
             Field("attention_dropout", "attention", 0.0),
         )),
+        Field("initializer_range", "init_std", 0.02),
         Fixed("activation_function", "gelu_new", also=("gelu_pytorch_tanh", "gelu_fast")),
         Fixed("layer_norm_epsilon", 1e-5),
         Fixed("tie_word_embeddings", True),

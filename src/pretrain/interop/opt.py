@@ -48,26 +48,24 @@ POST_NORM = (
 
 
 @dataclass(frozen=True)
-class Narrow:
-    """`d_embed` is `word_embed_proj_dim`, which must differ from d_model: else nothing is widened there."""
-
-    keys: tuple[str, ...] = ("word_embed_proj_dim",)
+class Narrow(Field):
+    """The width of embeddings, which must differ from d_model: else nothing is widened there."""
 
     def read(self, config: Config, fields: Fields) -> dict[str, Any]:
         """The field. Raises Mistake for embeddings as wide as the rest."""
-        width, d_model = config.get("word_embed_proj_dim"), fields["d_model"]
-        if width in (None, d_model):
+        found = super().read(config, fields)
+        if found[self.field] == fields["d_model"]:
             raise Mistake(
-                f"word_embed_proj_dim is {d_model}, which must not be hidden_size where "
+                f"{self.key} is {found[self.field]}, which must not be hidden_size where "
                 "do_layer_norm_before is False"
             )
-        return {"d_embed": width}
+        return found
 
     def write(self, node: Any) -> dict[str, Any]:
         """The key. Raises Mistake for embeddings as wide as the rest."""
         if node.d_embed == node.d_model:
             raise Mistake(f"model.d_embed is {node.d_embed}, which must not be model.d_model there")
-        return {"word_embed_proj_dim": node.d_embed}
+        return super().write(node)
 
 
 @dataclass(frozen=True)
@@ -123,5 +121,11 @@ FAMILY = Either(
     tied=lambda node: {"lm_head.weight": "model.decoder.embed_tokens.weight"},
 )
 POST = replace(
-    FAMILY, node=PostNormOPT, fields=(*FIELDS, Narrow(), Fixed("do_layer_norm_before", False))
+    FAMILY,
+    node=PostNormOPT,
+    fields=(
+        *FIELDS,
+        Narrow("word_embed_proj_dim", "d_embed", lambda f: f["d_model"]),
+        Fixed("do_layer_norm_before", False),
+    ),
 )

@@ -43,38 +43,21 @@ class Attention(Node):
     masks: ClassVar[tuple[type[Mask], ...]] = (Causal, Alibi)
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
     platforms: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "tpu")
+    drops: ClassVar[bool] = True  # whether it can drop probabilities
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """a_BTNH in the dtype and layout of q. Logits are scaled by 1 / sqrt(H) here.
 
         A query sees the keys that `mask` allows and, with segments, only those of its own segment.
-        Queries and keys are of the same positions, S = T. Softmax runs in fp32. What a policy of
-        rematerialisation may keep for the gradient is named "attention" here.
+        Queries and keys are of the same positions, S = T. Softmax runs in fp32. `drop` has noise
+        [B, T, N] for rows of probabilities, whose elements are the keys by position; they are dropped
+        behind the softmax, whose normaliser counts them all. What a policy of rematerialisation may
+        keep for the gradient is named "attention" here.
         """
         raise NotImplementedError
-
-    def dropped(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-        drop: Drop,
-    ) -> jax.Array:
-        """The same with dropout of the probabilities: elements of rows [B, T, N] are keys by position.
-
-        They are dropped after the softmax, whose normaliser counts them all. Raises Mistake where a
-        kernel cannot.
-        """
-        raise refusal(self, drop.rate)
 
     def check(self, demand: Demand) -> None:
         """Raise Mistake with the reason where this kernel cannot do what is asked."""
@@ -102,8 +85,15 @@ class Attention(Node):
         if d.platform not in self.platforms:
             known = ", ".join(self.platforms)
             raise Mistake(f"{name} attention does not run on {d.platform}, only on {known}.")
-        if d.dropout and type(self).dropped is Attention.dropped:
-            raise refusal(self, d.dropout)
+        if d.dropout and not self.drops:
+            raise Mistake(
+                f"{name} attention drops no probabilities and model.dropout.attention is {d.dropout}: "
+                "set compute.attention to Blockwise, or model.dropout.attention to 0."
+            )
+
+    def on(self, demand: Demand) -> "Attention":
+        """The kernel that does what is asked: this one, unless it is a choice of several."""
+        return self
 
     def describe(self) -> str:
         """What runs, in a few words, for the start banner."""
@@ -120,38 +110,16 @@ class Plain(Attention):
     parts: int = 2  # runs of queries; under a causal mask 2 spare a quarter of the work
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """See `Attention`."""
-        return self.biased(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, jnp.zeros((1,) * 6))
-
-    def dropped(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-        drop: Drop,
-    ) -> jax.Array:
-        """See `Attention`."""
-        return self.biased(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, jnp.zeros((1,) * 6), drop)
+        return self.biased(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop, jnp.zeros((1,) * 6))
 
     def biased(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-        added_BKGCTS: jax.Array,
-        drop: Drop | None = None,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None, added_BKGCTS: jax.Array,
+    ) -> jax.Array:  # fmt: skip
         """The same with something added to the logits, in fp32; every dim but S may be 1.
 
         C shards of T / C queries each: its layout is that of the logits, "batch heads - seq - -".
@@ -237,14 +205,6 @@ def attend(
     p = jax.nn.softmax(s * q.shape[-1] ** -0.5 + bias, axis=-1)
     p = p if kept is None else p * kept
     return jnp.einsum("BKGCTS,BKSH->BKGCTH", p.astype(v.dtype), v)
-
-
-def refusal(kernel: Attention, rate: float) -> Mistake:
-    """Of dropout, by a kernel that cannot."""
-    return Mistake(
-        f"{type(kernel).__name__} attention drops no probabilities and model.dropout.attention is {rate}: "
-        "set compute.attention to Blockwise, or model.dropout.attention to 0."
-    )
 
 
 def groups(K: int) -> str:

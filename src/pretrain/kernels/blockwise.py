@@ -37,27 +37,14 @@ class Blockwise(Attention):
     block: int = 512  # queries and keys of a tile, at most
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """See `Attention`."""
-        return spread(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, self.block, "kv_seq", Here())
-
-    def dropped(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-        drop: Drop,
-    ) -> jax.Array:
-        """See `Attention`."""
-        return spread(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, self.block, "kv_seq", Here(), drop)
+        return spread(
+            q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop,
+            block=self.block, positions="kv_seq", route=Here(),
+        )  # fmt: skip
 
     def describe(self) -> str:
         """What runs, for the start banner."""
@@ -80,16 +67,9 @@ def check_block(block: int, demand: Demand) -> None:
 
 
 def spread(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    segments_BT: jax.Array | None,
-    mask: Mask,
-    block: int,
-    positions: str,
-    route: Route,
-    drop: Drop | None = None,
-) -> jax.Array:
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+    mask: Mask, drop: Drop | None, *, block: int, positions: str, route: Route,
+) -> jax.Array:  # fmt: skip
     """Attention on every device, with keys laid out "batch {positions}" that `route` brings."""
     N = same_positions(q_BTNH, k_BSKH)[2]
     k_BSKH, v_BSKH = shared(k_BSKH, N, positions), shared(v_BSKH, N, positions)

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from pretrain.config import Mistake
 from pretrain.kernels.attention import Attention, Demand, same_positions, shared
+from pretrain.kernels.drop import Drop
 from pretrain.kernels.mask import Causal, Mask
 
 WIDEST = 128  # features of a head in the kernels of every GPU that has them
@@ -27,20 +28,18 @@ class Cudnn(Attention):
     masks: ClassVar[tuple[type[Mask], ...]] = (Causal,)
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float16")
     platforms: ClassVar[tuple[str, ...]] = ("gpu",)
+    drops: ClassVar[bool] = False
     # A test's subclass takes JAX's own attention, which runs on a CPU.
     implementation: ClassVar[Literal["cudnn", "xla"]] = "cudnn"
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """See `Attention`."""
         N = same_positions(q_BTNH, k_BSKH)[2]
-        assert isinstance(mask, Causal) and segments_BT is None  # `check` has refused anything else
+        # `check` has refused anything else.
+        assert isinstance(mask, Causal) and segments_BT is None and drop is None
         k_BSKH, v_BSKH = shared(k_BSKH, N, "kv_seq"), shared(v_BSKH, N, "kv_seq")
         laid = tuple(jax.typeof(x).sharding.spec for x in (q_BTNH, k_BSKH, v_BSKH))
         local = self._local(mask)

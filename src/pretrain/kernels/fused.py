@@ -26,29 +26,12 @@ class Fused(Attention):
     elsewhere: Attention = Blockwise()  # on CPUs, and on GPUs for what `gpu` cannot do
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """See `Attention`."""
-        chosen = self.on(asked(q_BTNH, k_BSKH, segments_BT, mask, 0.0))
-        return chosen(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask)
-
-    def dropped(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-        drop: Drop,
-    ) -> jax.Array:
-        """See `Attention`."""
-        chosen = self.on(asked(q_BTNH, k_BSKH, segments_BT, mask, drop.rate))
-        return chosen.dropped(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop)
+        chosen = self.on(asked(q_BTNH, k_BSKH, segments_BT, mask, drop))
+        return chosen(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop)
 
     def on(self, demand: Demand) -> Attention:
         """The kernel for what is asked."""
@@ -83,14 +66,14 @@ class Fused(Attention):
 
 
 def asked(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, segments_BT: jax.Array | None, mask: Mask, rate: float
-) -> Demand:
+    q_BTNH: jax.Array, k_BSKH: jax.Array, segments_BT: jax.Array | None, mask: Mask, drop: Drop | None
+) -> Demand:  # fmt: skip
     """What a call asks of the kernel, on the current mesh."""
     _, T, N, H = q_BTNH.shape
     return Demand(
         positions=T, heads=N, kv_heads=k_BSKH.shape[2], head_dim=H, mask=mask,
         segments=segments_BT is not None, dtype=q_BTNH.dtype, platform=platform(),
-        shards=ways("seq"), dropout=rate,
+        shards=ways("seq"), dropout=drop.rate if drop else 0.0,
     )  # fmt: skip
 
 

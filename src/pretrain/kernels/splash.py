@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pretrain.config import Mistake
 from pretrain.kernels.attention import Attention, Demand, same_positions, shared
+from pretrain.kernels.drop import Drop
 from pretrain.kernels.mask import Causal, Mask
 from pretrain.sharding import lay, spec, ways
 
@@ -28,21 +29,18 @@ class Splash(Attention):
     masks: ClassVar[tuple[type[Mask], ...]] = (Causal,)
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
     platforms: ClassVar[tuple[str, ...]] = ("tpu",)
+    drops: ClassVar[bool] = False
     interpret: ClassVar[bool] = False  # a test's subclass runs the kernel on a CPU
 
     block: int = 1024  # queries and keys of a tile, at most
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """See `Attention`."""
         T, N = same_positions(q_BTNH, k_BSKH)[1:3]
-        assert isinstance(mask, Causal)  # `check` has refused any other
+        assert isinstance(mask, Causal) and drop is None  # `check` has refused anything else
         k_BSKH, v_BSKH = shared(k_BSKH, N, "kv_seq"), shared(v_BSKH, N, "kv_seq")
         segments_BS = None if segments_BT is None else lay(segments_BT, "batch kv_seq")
         one_key = k_BSKH.shape[2] == 1

@@ -73,8 +73,8 @@ class LM(LanguageModel):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Rows of E plus rows of P."""
-        dtype = self.compute.jnp_dtype
-        return self.embedding(tokens_BT, dtype) + self.positions(positions_BT, dtype)
+        e_BTD = self.embedding(tokens_BT, self.compute.jnp_dtype)
+        return self.positions(e_BTD, positions_BT)
 
     def head(self) -> Head:
         """Logits = x E^T."""

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3)."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -72,20 +73,22 @@ class Block(nnx.Module):
 class LM(LanguageModel):
     """Token and position embeddings, blocks, norm, and the token embedding again."""
 
-    def __init__(self, rngs: nnx.Rngs, size: GPT2, compute: Compute):
+    def __init__(
+        self, rngs: nnx.Rngs, size: GPT2, compute: Compute, block: Callable[..., nnx.Module] = Block
+    ):
         self.embedding = Embedding(
             rngs, size.vocab, size.d_model, init=normal(size.init_std), multiple=size.vocab_multiple
         )
         self.positions = Learned(rngs, size.context, size.d_model, init=normal(size.positions_std))
-        kinds = [partial(Block, size=size, mask=mask) for mask in size.masks]
+        kinds = [partial(block, size=size, mask=mask) for mask in size.masks]
         self.stack = Stack(rngs, size.layers, *kinds)
         self.norm = AffineLayerNorm(rngs, size.d_model)
         self.size, self.compute, self.dropout = size, compute, size.dropout
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Rows of E plus rows of P."""
-        dtype = self.compute.jnp_dtype
-        return self.embedding(tokens_BT, dtype) + self.positions(positions_BT, dtype)
+        e_BTD = self.embedding(tokens_BT, self.compute.jnp_dtype)
+        return self.positions(e_BTD, positions_BT)
 
     def head(self) -> Head:
         """Logits = x E^T."""

@@ -117,8 +117,8 @@ class LM(LanguageModel):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Rows of E plus rows of P."""
-        dtype = self.compute.jnp_dtype
-        return self.embedding(tokens_BT, dtype) + self.positions(positions_BT + OFFSET, dtype)
+        e_BTD = self.embedding(tokens_BT, self.compute.jnp_dtype)
+        return self.positions(e_BTD, positions_BT + OFFSET)
 
     def head(self) -> Head:
         """Logits = x E^T."""
@@ -140,10 +140,9 @@ class PostNormLM(LanguageModel):
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Rows of E, widened, plus rows of P."""
-        dtype = self.compute.jnp_dtype
-        e_BTE = lay(self.embedding(tokens_BT, dtype), INSIDE)
+        e_BTE = lay(self.embedding(tokens_BT, self.compute.jnp_dtype), INSIDE)
         x_BTD = self.widen("BTE,ED->BTD", e_BTE, RESIDUAL)
-        return x_BTD + self.positions(positions_BT + OFFSET, dtype)
+        return self.positions(x_BTD, positions_BT + OFFSET)
 
     def norm(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, E], what the head takes; the last block has ended with a norm."""

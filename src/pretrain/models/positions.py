@@ -111,12 +111,17 @@ class Learned(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, context: int, d_model: int, init: Init):
         self.table = param(rngs.params(), "positions -> embed", (context, d_model), init)
 
-    def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """[B, T, D] in `dtype`, laid out as the residual stream; positions may be [1, T]."""
-        table_PD = gathered(self.table[...].astype(dtype))
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """x plus the vectors of its positions, in x's dtype and layout; positions may be [1, T].
+
+        Their gradients, sums over the batch, are added in fp32.
+        """
         rows = "batch" if positions_BT.shape[0] > 1 else "-"
-        p_BTD = table_PD.at[positions_BT].get(out_sharding=spec(f"{rows} seq -"))
-        return lay(p_BTD, f"{rows} residual_seq residual")
+        p_BTD = gathered(self.table[...]).at[positions_BT].get(out_sharding=spec(f"{rows} seq -"))
+        p_BTD = lay(p_BTD, f"{rows} residual_seq residual")
+        held = jax.typeof(x_BTD).sharding.spec
+        p_BTD = jnp.broadcast_to(p_BTD, x_BTD.shape, out_sharding=held)
+        return x_BTD + p_BTD.astype(x_BTD.dtype)
 
 
 def positions(tokens_BT: jax.Array) -> jax.Array:

@@ -44,10 +44,11 @@ class RelativeAttention(SelfAttention):
         content_BTNH = along(q_BTNH, self.content_bias, jnp.add)
         position_BTNH = along(q_BTNH, self.position_bias, jnp.add)
         match context.attend:
-            case Whole(Plain() as kernel, segments_BT):
+            case Whole(Plain() as kernel, segments_BT, drops):
                 bias_BKGCTS = self.by_shift(position_BTNH, x_BTD.shape[-1])
+                drop = drops.probabilities(content_BTNH)
                 a_BTNH = kernel.biased(
-                    content_BTNH, k_BTNH, v_BTNH, segments_BT, self.mask, bias_BKGCTS
+                    content_BTNH, k_BTNH, v_BTNH, segments_BT, self.mask, drop, bias_BKGCTS
                 )
             case Recall() as recall:
                 g_BTND = self.position("BTNH,DNH->BTND", position_BTNH, "batch seq heads -")

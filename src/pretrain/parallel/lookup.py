@@ -58,7 +58,7 @@ def _backward(
         return add_up(grad_VD)
 
     dx_BTD = dx_BTD.astype(table_VD.dtype)
-    if not axes_of(f"{IDS} vocab"):
+    if not (axes_of(IDS) or axes_of("vocab -> embed")):
         return local(dx_BTD, ids_BT), None
     scattered = jax.shard_map(local, in_specs=(spec(ROWS), spec(IDS)), out_specs=stored)
     return scattered(jax.sharding.reshard(dx_BTD, spec(ROWS)), ids_BT), None

@@ -60,33 +60,16 @@ class Ring(Attention):
     alone: Attention = Plain()  # what computes where one device holds a whole sequence
 
     def __call__(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-    ) -> jax.Array:
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None,
+        mask: Mask, drop: Drop | None = None,
+    ) -> jax.Array:  # fmt: skip
         """See `Attention`."""
         if ways("seq") == 1:
-            return self.alone(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask)
-        route = self.route(mask, q_BTNH.shape[1])
-        return spread(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, self.block, "seq", route)
-
-    def dropped(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        segments_BT: jax.Array | None,
-        mask: Mask,
-        drop: Drop,
-    ) -> jax.Array:
-        """See `Attention`."""
-        if ways("seq") == 1:
-            return self.alone.dropped(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop)
-        route = self.route(mask, q_BTNH.shape[1])
-        return spread(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, self.block, "seq", route, drop)
+            return self.alone(q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop)
+        return spread(
+            q_BTNH, k_BSKH, v_BSKH, segments_BT, mask, drop,
+            block=self.block, positions="seq", route=self.route(mask, q_BTNH.shape[1]),
+        )  # fmt: skip
 
     def describe(self) -> str:
         """What runs, for the start banner."""
