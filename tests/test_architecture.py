@@ -121,6 +121,12 @@ def test_no_file_imports_at_its_top_what_few_commands_need():
         assert not {str(name).split(".")[0] for name in names} & heavy, shown(path)
 
 
+def test_every_tool_that_is_run_has_help():
+    for path in ROOT.glob("tools/*.py"):
+        text = path.read_text()
+        assert ("__main__" in text) == ("ArgumentParser(" in text), shown(path)
+
+
 # --- sizes and names ------------------------------------------------------------------------------
 
 

@@ -104,6 +104,13 @@ def test_a_config_that_does_not_exist_says_where_it_was_sought_and_what_is_near(
     assert "did you mean 'my_own_model.py'?" in mistake("myown_model")
 
 
+def test_a_path_that_is_no_python_file_is_named(here: Path) -> None:
+    (here / "run").mkdir()
+    (here / "run" / "config.json").touch()
+    for name in ("run", "run/config.json"):
+        assert mistake(name).startswith(f"{name} is not a Python file: ")
+
+
 HEADER = "from pretrain.configs.palm_tiny import config as base\nfrom dataclasses import replace\n"
 
 
@@ -132,6 +139,11 @@ def test_a_mistake_in_a_file_is_named_with_the_file_and_its_line(
     name = str(here / "mine.py") if absolute else "mine.py"
     sentence = mistake(name)
     assert sentence.startswith(f"{name}, line {line}: ") and words in sentence
+
+
+def test_an_error_of_several_lines_is_told_in_one(here: Path) -> None:
+    (here / "mine.py").write_text('raise ValueError("one,\\n  two.")')
+    assert mistake("mine") == "mine.py, line 1: ValueError: one, two."
 
 
 def test_a_file_that_binds_no_config_is_a_mistake(here: Path) -> None:
@@ -223,6 +235,7 @@ def test_overrides_of_nothing_are_the_config_and_the_last_of_two_counts() -> Non
         ("--stesp=3", "there is no option --stesp (did you mean '--steps'"),
         ("--batchsize 3", "there is no option --batchsize"),
         ("--optim AdamW", "there is no option --optim "),
+        ("--optim.schedule Cosine", "(a component is swapped in a config file; there are --optim.schedule."),
         ("--steps many", "--steps: invalid literal for int() with base 10: 'many'"),
         ("--steps 1.5", "--steps: invalid literal for int() with base 10: '1.5'"),
         ("--optim.peak-lr fast", "--optim.peak-lr: could not convert string to float: 'fast'"),
@@ -230,6 +243,10 @@ def test_overrides_of_nothing_are_the_config_and_the_last_of_two_counts() -> Non
         ("--ramp.stages 10 2 20", "--ramp.stages"),
         ("--seed", "Missing value for argument '--seed'"),
         ("--steps 3 4", "4"),
+        ("--seed 1 steps=3", "write --steps=3 "),
+        ("optim.peak_lr=1e-3", "write --optim.peak_lr=1e-3 "),
+        ("--data.mask-documents True", "--data.mask-documents and --data.no-mask-documents take no value"),
+        ("--data.mask_documents=True", "--data.mask_documents and --data.no-mask_documents take no value"),
     ],
 )  # fmt: skip
 def test_an_option_that_is_none_or_a_value_that_does_not_fit_is_a_mistake(

@@ -16,6 +16,7 @@ import pytest
 from pretrain import config
 from pretrain.describe import describe, devices_for
 from pretrain.flops import Parameters
+from pretrain.interop import hf
 from pretrain.models.dropout import Dropout
 from pretrain.parametrisation import weights
 from pretrain.run import Run
@@ -219,6 +220,15 @@ def test_rates_and_batches_are_those_of_the_paper_s_table(names: str, peaks: str
 def test_a_run_drops_what_was_published_and_nothing_where_nothing_was(rates: Dropout, names: str):
     for name in names.split():
         assert load(name).model.dropout == rates, name
+
+
+def test_every_model_of_a_class_that_transformers_has_can_be_given_to_it():
+    classes = {node for family in hf.FAMILIES.values() for node in family.nodes}
+    theirs = [run.model for run in map(load, NAMES) if type(run.model) in classes]
+    assert len(theirs) > 40
+    for model in theirs:
+        family, said = hf.translated(model)
+        assert family.read(said).dropout == model.dropout, model
 
 
 def test_mt_nlg_starts_from_weights_of_the_published_deviation():

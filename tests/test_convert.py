@@ -27,7 +27,7 @@ NODE = dataclasses.replace(tiny.GPT_2, vocab=256, d_model=32, heads=4, head_dim=
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 that reads and writes bytes, in a directory of Hugging Face."""
     path = tmp_path_factory.mktemp("hf") / "gpt2"
-    kept = {"eos_token_id": 0, "resid_pdrop": 0.3}
+    kept = {"eos_token_id": 0, "summary_first_dropout": 0.3}
     with quickly():
         hf.save(model_of(NODE, kept, text.exported(Bytes(), Bytes().load())), path)
     return path

@@ -99,7 +99,8 @@ def test_the_command_prints_both_tables_draws_both_rows_and_ends_with_0(
 ) -> None:
     picture = tmp_path / "coordinates.png"
     assert coordinates.main([*PALM, "--out", str(picture)]) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert told.splitlines()[0] == "pretrain.coordinates: 2 steps at width 64, Standard"
     assert said.count("residual stream") == 2 and "muP is flat, to a slope of 0.25" in said
     assert picture.read_bytes().startswith(b"\x89PNG")
 

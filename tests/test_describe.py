@@ -254,3 +254,14 @@ def test_help_lists_the_commands_own_options_and_the_fields(capsys: pytest.Captu
     out = capsys.readouterr().out
     for option in ("--config", "--devices", "--json", "--mesh.fsdp", "--optim.peak-lr"):
         assert option in out
+
+
+def test_ctrl_c_ends_a_command_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "describe", interrupted)
+    assert main(["--config", "palm_tiny.py"]) == 130
+    assert capsys.readouterr() == ("", "")

@@ -51,6 +51,8 @@ def test_ten_skipped_steps_in_a_row_stop_the_run_with_a_sentence() -> None:
     overflow = {"loss": 2.0, "grad_norm": 1.0, "update_norm": math.inf, "skipped_in_a_row": 10}
     with pytest.raises(Mistake, match=r"not finite \(update_norm inf\)"):
         watch(50, overflow)
+    with pytest.raises(Mistake, match="changed nothing: start again with a lower"):
+        watch(10, overflow)
 
 
 def test_a_profile_outside_the_run_is_a_mistake() -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import pytest
 
-from pretrain import checkpoint, diff, interrupt, launch, progress
+from pretrain import checkpoint, diff, interrupt, launch, progress, train
+from pretrain.config import Mistake
 from small import COMMAND, Place, quickly
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -54,7 +55,7 @@ def test_a_run_says_plain_lines_and_leaves_its_files(
     assert place.launch("plain", "--steps", 4) == 0
     said, error = capsys.readouterr()
     assert error == ""
-    assert [line.split()[0] for line in said.splitlines()[:4]] == list(BANNER)
+    assert [line.split()[0] for line in said.splitlines()[:5]] == [*BANNER, "compiling"]
     assert not CONTROL.search(said)
     files = {path.name for path in (place.folder / "plain").iterdir()}
     assert files == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "lock"}
@@ -69,6 +70,15 @@ def test_the_last_step_is_measured_once_and_on_everything(place: Place) -> None:
     measured = [line for line in place.lines("whole") if "eval_loss" in line]
     assert [line["step"] for line in measured] == [4, 8]
     assert measured[0]["eval_tokens"] < measured[1]["eval_tokens"]
+
+
+def test_a_sample_leaves_out_what_the_tokenizer_cannot_spell(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of 700 ids that has learned nothing writes hardly one of the 256 bytes."""
+    options = ("--model.vocab", 700, "--steps", 1, "--sample.tokens", 30, "--sample.prompt", "ab")
+    assert place.launch("unspelt", *options) == 0
+    assert "sample at step 1:\n    ab" in capsys.readouterr().out
 
 
 # --- bad input --------------------------------------------------------------------------------------
@@ -139,6 +149,7 @@ def test_a_config_file_that_cannot_be_is_named(
         ("--data.source.glob {empty}", ["empty.txt", "all empty"]),
         ("--data.source.glob {latin}", ["latin.txt is not UTF-8 at byte offset 3", "Skip()"]),
         ("--model.vocab 200", ["vocabulary of 256", "model.vocab is 200"]),
+        ("--data.source.glob {short} --data.held-out 0", ["has 5 tokens", "seq_len + 1 = 33"]),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_before_it_trains(
@@ -146,7 +157,9 @@ def test_a_run_that_cannot_be_is_refused_before_it_trains(
 ) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    options = options.format(empty=tmp_path / "empty.txt", latin=tmp_path / "latin.txt")
+    (tmp_path / "short.txt").write_text("text")
+    files = {name: tmp_path / f"{name}.txt" for name in ("empty", "latin", "short")}
+    options = options.format(**files)
     error = mistake(*options.split())
     assert all(word in error for word in words), error
     assert not (place.folder / "refused" / "config.json").exists()
@@ -157,7 +170,16 @@ def test_a_directory_of_another_model_is_refused_and_keeps_what_it_has(
 ) -> None:
     before = (place.folder / "whole" / "config.json").read_bytes()
     assert "model.layers: 2 -> 3" in mistake("--model.layers", 3, run="whole")
+    assert "another model (PaLM -> LLaMA):" in family(place, mistake)
     assert (place.folder / "whole" / "config.json").read_bytes() == before
+
+
+def family(place: Place, mistake: Any) -> str:
+    """What is said to a LLaMA in the directory of a PaLM."""
+    text = place.config.read_text().replace("models.palm import PaLM", "models.llama import LLaMA")
+    llama = place.folder / "llama.py"
+    llama.write_text(text.replace("PaLM(", "LLaMA(kv_heads=2, "))
+    return mistake("--config", llama, run="whole")
 
 
 def test_another_optimizer_is_refused_and_the_directory_keeps_its_config(
@@ -224,6 +246,15 @@ def test_a_full_disk_is_told_before_the_run_trains(
     assert "1,000 free" in mistake("--steps", 9)
 
 
+def test_too_little_memory_is_told_with_what_would_help() -> None:
+    error = "RESOURCE_EXHAUSTED: Out of memory allocating 77369 bytes.\n1 in all."
+    words = r"\(Out of memory allocating 77369 bytes\): take more microbatches"
+    with pytest.raises(Mistake, match=words), train.memory_told():
+        raise jax.errors.JaxRuntimeError(error)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), train.memory_told():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
 def test_a_disk_that_fills_up_ends_the_run_and_what_is_saved_goes_on(
     place: Place, mistake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +271,8 @@ def test_a_disk_that_fills_up_ends_the_run_and_what_is_saved_goes_on(
 
 
 def test_help_lists_every_option_and_where_nobody_reads_it_ends(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pretrain.launch", "--help"]
+    warned = ["-W", "always::ResourceWarning"]  # Python's default is to ignore them
+    command = [sys.executable, *warned, "-m", "pretrain.launch", "--help"]
     whole = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (whole.returncode, whole.stderr) == (0, "")
     for option in (
@@ -345,6 +377,16 @@ def test_more_steps_extend_a_run_and_what_changed_is_said(
     assert json.loads((place.folder / "extended" / "config.json").read_text())["steps"] == 9
     assert place.resume("extended") == 0
     assert "is complete" in capsys.readouterr().out
+
+
+def test_fewer_steps_than_a_run_has_change_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(place, "fewer", 6)  # a crash: the last line of its metrics measures nothing
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert place.resume("fewer", "--steps", 4) == 0
+    assert "fewer is complete, with 6 steps: " in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
 def test_an_unmeasured_last_step_is_measured(place: Place) -> None:

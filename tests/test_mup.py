@@ -20,7 +20,6 @@ from pretrain.data.loader import Loader
 from pretrain.growth import Growth, growth
 from pretrain.models.llama import LLaMA
 from pretrain.models.model import Architecture
-from pretrain.models.output import Tied
 from pretrain.optim import Adafactor, AdamW, Lion, Muon, Optimizer, PaLMAdafactor
 from pretrain.parametrisation import (
     MuP,
@@ -51,9 +50,11 @@ from tiny import (
     MOSAIC,
     NEOX,
     OPT_,
+    OPT_POST,
     PALM,
     QUICK,
     RWKV_4,
+    TIED,
     YALM,
     Keep,
     host,
@@ -70,7 +71,6 @@ OPTIMIZERS: list[Optimizer] = [
     Adafactor(weight_decay=0.1),
     PaLMAdafactor(),
 ]
-TIED_LLAMA = replace(LLAMA, output=Tied())
 ADAM, _, LIU, JORDAN, ADAFACTOR, _ = OPTIMIZERS
 NAMES = [type(optim).__name__ for optim in OPTIMIZERS]
 
@@ -210,16 +210,18 @@ def test_what_mup_has_no_rule_for_is_refused() -> None:
         transferred(LLAMA, base_width=16).optimizer(Keep(), None)
 
 
-@pytest.mark.parametrize("model", [GPT_1, GEMMA, YALM], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", [GPT_1, GEMMA, YALM, OPT_POST], ids=lambda model: type(model).__name__
+)
 def test_a_family_whose_logits_cannot_be_scaled_is_refused(model: Architecture) -> None:
-    """Their heads are their embeddings, behind no norm, one with an offset, and one that narrows."""
+    """Their heads are their embeddings, behind no norm, one with an offset, and two that narrow."""
     name = type(model).__name__
     with pytest.raises(Mistake, match=f"the output head of {name} is its embedding, with no gain"):
         MuP(base_width=model.d_model).build(model)
 
 
 SCALED = [
-    PALM, LLAMA, TIED_LLAMA, GPT_2, MISTRAL, BLOOM, MOSAIC, FALCON, OPT_, GPT_NEO, NEOX, GPT_J, GOPHER,
+    PALM, LLAMA, TIED, GPT_2, MISTRAL, BLOOM, MOSAIC, FALCON, OPT_, GPT_NEO, NEOX, GPT_J, GOPHER,
     RWKV_4,
 ]  # fmt: skip
 

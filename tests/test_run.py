@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pretrain.config import Mistake
+from pretrain.config import Mistake, leaves
 from pretrain.data import Bytes, Data, StandardLibrary
 from pretrain.evaluate import Evaluate
 from pretrain.generate import Draw, Sample
@@ -19,6 +19,7 @@ from pretrain.optim import AdamW
 from pretrain.run import Run, divisors
 from pretrain.schedules import Constant, Ramp
 from pretrain.sharding import Mesh, Rules
+from pretrain.train import described
 
 SIZES = {"vocab": 60, "layers": 2, "d_model": 32, "heads": 6, "head_dim": 8, "d_ff": 48}
 PALM = PaLM(**SIZES)
@@ -44,6 +45,9 @@ def sized(model: type[PaLM] | type[LLaMA] | type[GPT2] = PaLM, **sizes: int) -> 
         ({"seq_len": -1}, "seq_len is -1: make it 1 or more."),
         ({"microbatches": 0}, "microbatches is 0: make it 1 or more."),
         ({"log_every": 0}, "log_every is 0: make it 1 or more."),
+        ({"seed": -1}, "seed is -1: make it 0 or more and less than 2^32."),
+        ({"seed": 2**32}, "seed is 4294967296: make it 0 or more and less than 2^32."),
+        ({"data": dataclasses.replace(DATA, held_out=1.0)}, "data.held_out is 1.0: it is a share, 0 or"),
         (sized(layers=0), "model.layers is 0: make it 1 or more."),
         (sized(vocab_multiple=0), "model.vocab_multiple is 0: make it 1 or more."),
         ({"evaluate": Evaluate(every=0)}, "evaluate.every is 0: make it 1 or more."),
@@ -190,3 +194,10 @@ def test_the_kernel_is_asked_for_what_the_run_demands_of_it() -> None:
 def test_divisors_are_said_in_words() -> None:
     assert divisors(12) == "1, 2, 3, 4, 6, 12"
     assert divisors(1) == "1"
+
+
+def test_the_config_in_tensorboard_has_every_field_and_names_every_class() -> None:
+    shown = dict(line.split(maxsplit=1) for line in described(run()).splitlines())
+    assert (shown["model"], shown["model.heads"]) == ("PaLM", "6")
+    assert (shown["optim"], shown["optim.schedule"]) == ("AdamW", "Constant")
+    assert shown.keys() >= leaves(run()).keys()

@@ -5,6 +5,7 @@ with a scatter of half a per cent. The command is run as a user runs it, twice: 
 at hand, and again.
 """
 
+import argparse
 import os
 import resource
 import subprocess
@@ -32,6 +33,7 @@ def draw(path: Path) -> None:
 
 def main() -> None:
     """Print wall and CPU seconds of each run."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # there is --help, and nothing else
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "points.csv")
         draw(file)

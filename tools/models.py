@@ -1,5 +1,6 @@
 """The page of models, from the configs: `python tools/models.py > docs/models.md`."""
 
+import argparse
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -174,4 +175,5 @@ def rounded(written: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # there is --help, and nothing else
     print(page(counted), end="")

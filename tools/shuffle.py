@@ -6,6 +6,7 @@ For a fair permutation the correlation of neighbours, times sqrt(n), is a standa
 5 there is structure. docs/data.md tells what follows.
 """
 
+import argparse
 import contextlib
 import json
 
@@ -16,6 +17,7 @@ from pretrain.data.order import permuted
 
 def main() -> None:
     """One JSON line for each size and shuffle: the worst of eight seeds."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # there is --help, and nothing else
     shuffles = {"pretrain": ours}
     with contextlib.suppress(ImportError):
         import grain.python.experimental  # noqa: F401

@@ -31,7 +31,8 @@ def run(
 ) -> int:
     """The exit status of `command(arguments)`, those of the process by default.
 
-    2 and one sentence after a mistake. A reader that goes away (`| head`) ends it without a word.
+    2 and one sentence after a mistake. Ctrl-C, and a reader that goes away (`| head`), end it
+    without a word.
     """
     try:
         status = command(sys.argv[1:] if arguments is None else arguments)
@@ -40,6 +41,8 @@ def run(
     except Mistake as mistake:
         print(f"{prog}: {mistake}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # Python flushes once more as it ends, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

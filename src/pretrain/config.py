@@ -15,7 +15,7 @@ import itertools
 import re
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, dataclass_transform
@@ -89,6 +89,11 @@ def find(name: str, folder: str = "") -> Path:
     known = sorted(
         {path.name for place in places[1:] for path in place.glob("*.py")} - {"__init__.py"}
     )
+    if Path(name).exists():
+        raise Mistake(
+            f"{name} is not a Python file: a config is one that binds `config`, and a run directory "
+            "goes on with `pretrain.launch --run`."
+        )
     searched = f"the path itself, ./{places[1]}, the configs of the installed package"
     raise Mistake(
         f"there is no config {name!r}{nearest(Path(file).name, known)}; searched: {searched}."
@@ -117,7 +122,8 @@ def executed(name: str, folder: str = "") -> ModuleType:
         raise Mistake(f"{path}, line {_line(mistake, spec.origin)}: {mistake}") from None
     except Exception as error:
         line, kind = _line(error, spec.origin), type(error).__name__
-        raise Mistake(f"{path}, line {line}: {kind}: {error}.") from error
+        said = " ".join(str(error).split()).rstrip(".")  # some errors have several lines
+        raise Mistake(f"{path}, line {line}: {kind}: {said}.") from error
     return module
 
 
@@ -143,12 +149,16 @@ def override(config: Any, arguments: Sequence[str], prog: str, description: str)
     """
     import tyro
 
-    known = {f"--{path.replace('_', '-')}" for path in leaves(config)}
+    values = leaves(config)
+    known = {f"--{path.replace('_', '-')}": None for path in values}
     for argument in arguments:
         option = argument.split("=")[0].replace("_", "-")
         positive = re.sub(r"(^--|\.)no-", r"\1", option)
-        if option.startswith("--") and option != "--help" and not {option, positive} & known:
-            raise Mistake(f"there is no option {argument.split('=')[0]}{nearest(option, known)}.")
+        if option.startswith("--") and option != "--help" and not {option, positive} & known.keys():
+            inside = [name for name in known if name.startswith(f"{option}.")]
+            swapped = f" (a component is swapped in a config file; there are {', '.join(inside[:3])}, ...)"
+            near = swapped if inside else nearest(option, known)
+            raise Mistake(f"there is no option {argument.split('=')[0]}{near}.")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -159,7 +169,8 @@ def override(config: Any, arguments: Sequence[str], prog: str, description: str)
     except SystemExit as stop:
         if stop.code == 0:
             raise
-        raise Mistake(f"{_complaint(printed.getvalue())} (see --help).") from None
+        complaint = _complaint(printed.getvalue())
+        raise Mistake(f"{complaint}{_meant(complaint, arguments, values)} (see --help).") from None
 
 
 def _complaint(box: str) -> str:
@@ -169,8 +180,22 @@ def _complaint(box: str) -> str:
     return " ".join(next(part for said, part in parts if said)).rstrip(".")
 
 
+def _meant(complaint: str, words: Sequence[str], values: Mapping[str, Any]) -> str:
+    """What a word was meant to be that no option takes: `steps=3`, or the value of a switch."""
+    for before, word in itertools.pairwise(["", *words]):
+        name, equals, value = word.partition("=")
+        if equals and word in complaint and name.replace("-", "_") in values:
+            return f": write --{word}"
+        switch = name if equals else before
+        given = values.get(switch.removeprefix("--").replace("-", "_"))
+        if isinstance(given, bool) and (value or word) in complaint:
+            opposite = re.sub(r"(--|\.)([\w-]+)$", r"\1no-\2", switch)
+            return f": {switch} and {opposite} take no value"
+    return ""
+
+
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Every leaf of a config by its dotted path; the class of each node below the root as `path.class`."""
+    """Every leaf of a config by its dotted path."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(node):
         value, path = getattr(node, field.name), prefix + field.name

@@ -11,7 +11,6 @@ DIR is a directory of Hugging Face: config.json, safetensors, tokenizer. CHECKPO
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +21,7 @@ from pretrain.config import Mistake
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert or verify as the command line says; the exit status, 1 where a proof fails."""
-    try:
-        return command.run("pretrain.convert", convert, arguments)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    return command.run("pretrain.convert", convert, arguments)
 
 
 def convert(arguments: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pretrain.models.model import Architecture
 from pretrain.parametrisation import MuP, Parametrisation, Standard, at_width, weights
 from pretrain.run import Run, load
 
+PROG = "pretrain.coordinates"
 TOLERANCE = 0.25  # of a slope: half of what the least multiplier makes that could be missing
 FLAT = (0.0, 0.0)
 # At a finite width n: of many directions, of which none stands out, n^-1/2 is left; of one, all.
@@ -100,12 +102,17 @@ def when(step: int) -> str:
 
 
 def check(run: Run, parametrisation: Parametrisation, widths: Sequence[int], steps: int) -> Check:
-    """Train the run at every width for a few steps, from the same data."""
-    runs = (
+    """Train the run at every width for a few steps, from the same data, and tell of each."""
+    runs = [
         replace(run, model=at_width(run.model, width), parametrisation=parametrisation)
         for width in widths
-    )
-    return compared(run.model, widths, [growth(wide, steps) for wide in runs])
+    ]
+    found = []
+    for width, wide in zip(widths, runs, strict=True):
+        kind = type(parametrisation).__name__
+        print(f"{PROG}: {steps} steps at width {width:,}, {kind}", file=sys.stderr)
+        found.append(growth(wide, steps))
+    return compared(run.model, widths, found)
 
 
 def compared(model: Architecture, widths: Sequence[int], found: Sequence[Growth]) -> Check:
@@ -135,12 +142,20 @@ def lines(name: str, found: Check) -> Iterator[str]:
         yield f"{row:<{longest}}" + "".join(f"{cell:>7}" for cell in cells)
 
 
+def check_picture(file: Path) -> None:
+    """Raises Mistake, before minutes of training, where no picture can be drawn or kept."""
+    if find_spec("matplotlib") is None:
+        raise Mistake("--out needs matplotlib: install it, or leave --out away.")
+    if not file.parent.is_dir():
+        raise Mistake(
+            f"{file} cannot be written (there is no {file.parent}): choose another --out."
+        )
+
+
 def plot(checks: Mapping[str, Check], file: Path) -> None:
     """Change against width, a line for each step, a panel for each activation and parametrisation."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise Mistake("--out needs matplotlib: install it, or leave --out away.") from error
+    import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -177,7 +192,7 @@ def plot(checks: Mapping[str, Check], file: Path) -> None:
 
 def parser() -> command.Options:
     """The options that are not fields of the run."""
-    made = command.Options("pretrain.coordinates", __doc__, add_help=False)
+    made = command.Options(PROG, __doc__, add_help=False)
     made.add_argument("--config", help="config file: a path, or a name in ./configs or the package")
     made.add_argument("--widths", default="64,128,256", help="values of model.d_model, ascending")
     made.add_argument("--training-steps", type=int, default=10, help="steps that each width takes")
@@ -188,7 +203,7 @@ def parser() -> command.Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check that the command line asks for; the exit status."""
-    return command.run("pretrain.coordinates", coordinates, arguments)
+    return command.run(PROG, coordinates, arguments)
 
 
 def coordinates(arguments: Sequence[str]) -> int:
@@ -206,6 +221,8 @@ def coordinates(arguments: Sequence[str]) -> int:
     widths = parsed(options.widths)
     if options.training_steps < 1:
         raise Mistake(f"--training-steps is {options.training_steps}: make it 1 or more.")
+    if options.out is not None:
+        check_picture(options.out)
     muP = run.parametrisation if isinstance(run.parametrisation, MuP) else MuP(base_width=widths[0])
     checks = {
         "standard": check(run, Standard(), widths, options.training_steps),

@@ -53,11 +53,12 @@ class StopOnNonFinite:
             return
         names = ("loss", "grad_norm", "update_norm")
         odd = [f"{name} {numbers[name]}" for name in names if not math.isfinite(numbers[name])]
+        first = step - row + 1
+        begin = f"go on from a checkpoint before step {first}" if first > 1 else "start again"
         raise NonFinite(
             f"{row} steps in a row, up to step {step}, were not finite ({', '.join(odd)}) and "
-            f"changed nothing: go on from a checkpoint before step {step - row + 1} with a lower "
-            "optim.peak_lr, a longer optim.schedule.warmup or a smaller optim.clip_norm, and look "
-            "at the data of these steps."
+            f"changed nothing: {begin} with a lower optim.peak_lr, a longer "
+            "optim.schedule.warmup or a smaller optim.clip_norm, and look at the data of these steps."
         )
 
 

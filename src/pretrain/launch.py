@@ -96,20 +96,14 @@ def configured(options: argparse.Namespace, overrides: Sequence[str]) -> "Run":
         options.config = options.config or (None if options.run else "palm_tiny.py")
     if options.cpu_devices is not None and options.cpu_devices < 1:
         raise Mistake(f"--cpu-devices is {options.cpu_devices}: make it 1 or more.")
-    if options.config is not None:
-        run = config.load(options.config)
-    elif options.run is not None:
-        run = saved(RunDirectory(options.run))
-    else:
+    if options.config is None and options.run is None:
         suggest(options, overrides, {})
         raise Mistake(
             "name a config with --config, or the directory of a run to resume with --run."
         )
-    from pretrain.run import Run
+    from pretrain.run import load
 
-    if not isinstance(run, Run):
-        where = options.config or f"{options.run}/config.json"
-        raise Mistake(f"{where} binds `config` to a {type(run).__name__}: it must be a Run.")
+    run = load(options.config) if options.config else saved(RunDirectory(options.run))
     config.check_types(run)  # before the overrides, which take the types from it
     suggest(options, overrides, config.leaves(run))
     run = config.override(
@@ -129,14 +123,18 @@ def suggest(options: argparse.Namespace, overrides: Sequence[str], fields: Conta
             raise Mistake(f"there is no option {option} (did you mean {near[0]!r}?).")
 
 
-def saved(directory: RunDirectory) -> config.Node:
+def saved(directory: RunDirectory) -> "Run":
     """The config of a run directory. Raises Mistake where it is missing or damaged."""
+    from pretrain.run import Run
+
     value = directory.read_json("config.json")
     try:
         found = config.from_json(value)
         if not isinstance(found, config.Node):
             raise Mistake("it holds no config")
         config.check_types(found)
+        if not isinstance(found, Run):
+            raise Mistake(f"it holds a {type(found).__name__}: it must be a Run")
     except Mistake as mistake:
         reason = str(mistake).rstrip(".")
         raise Mistake(
@@ -158,11 +156,14 @@ def compare(run: "Run", directory: RunDirectory, report: Callable[[str], None]) 
     """
     if not directory.config.exists():
         return
-    changes = list(config.diff(saved(directory), run))
+    held = saved(directory)
+    changes = list(config.diff(held, run))
     model = [change for change in changes if change.startswith("model")]
+    families = [type(one.model).__name__ for one in (held, run)]
     if model:
+        said = "; ".join(model) if families[0] == families[1] else " -> ".join(families)
         raise Mistake(
-            f"{directory.path} holds a run of another model ({'; '.join(model)}): give another "
+            f"{directory.path} holds a run of another model ({said}): give another "
             "directory with --run, or that model's config."
         )
     for change in changes:
@@ -239,18 +240,18 @@ def leave() -> NoReturn:
     JAX for the other processes of the run.
     """
     # A service may be started without them, and a file of the run would then get their number.
-    null = Path(os.devnull).open("w")  # noqa: SIM115 (the process is its context)
-    sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
-    try:
-        status = main()
-    except Exception:
-        traceback.print_exc()
-        status = 1
-    if status:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(status)
+    with Path(os.devnull).open("w") as null:
+        sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
+        try:
+            status = main()
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        if status:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            os._exit(status)
     sys.exit()
 
 

@@ -1,7 +1,7 @@
 """`Run`, the root of every config, and every check that involves more than one of its fields."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pretrain import config
 from pretrain.checkpoint import Checkpoint
@@ -58,7 +58,10 @@ class Run(Node):
             for name in names:
                 if getattr(node, name) < 1:
                     raise Mistake(f"{prefix}{name} is {getattr(node, name)}: make it 1 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise Mistake(f"seed is {self.seed}: make it 0 or more and less than 2^32.")
         self.model.check()
+        self.data.check()
         self.ramp.check()
         self.optim.check(self.steps)
         self.checkpoint.check()
@@ -124,22 +127,25 @@ class Run(Node):
 
     def check_kernel(self, mesh: Mapping[str, int], platform: str) -> None:
         """Raises Mistake where the attention kernel cannot do what the model asks of it there."""
+        for demand in self.demands(mesh, platform):
+            self.compute.attention.check(demand)
+
+    def demands(self, mesh: Mapping[str, int], platform: str) -> Iterator[Demand]:
+        """What the model asks of its attention kernel there, one for each mask of its layers."""
         if not isinstance(self.model, Decoder):
             return
         for mask in self.model.masks:
-            self.compute.attention.check(
-                Demand(
-                    positions=self.seq_len,
-                    heads=self.model.heads,
-                    kv_heads=self.model.key_value_heads,
-                    head_dim=self.model.head_dim,
-                    mask=mask,
-                    segments=self.data.mask_documents,
-                    dtype=self.compute.jnp_dtype,
-                    platform=platform,
-                    shards=math.prod(mesh[axis] for axis in self.rules.seq),
-                    dropout=self.model.dropout.attention,
-                )
+            yield Demand(
+                positions=self.seq_len,
+                heads=self.model.heads,
+                kv_heads=self.model.key_value_heads,
+                head_dim=self.model.head_dim,
+                mask=mask,
+                segments=self.data.mask_documents,
+                dtype=self.compute.jnp_dtype,
+                platform=platform,
+                shards=math.prod(mesh[axis] for axis in self.rules.seq),
+                dropout=self.model.dropout.attention,
             )
 
 

@@ -87,7 +87,7 @@ class RunDirectory:
         path = self.path / name
         try:
             return json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise Mistake(f"{path} does not exist: name a run's directory with --run.") from None
         except (OSError, ValueError) as error:
             raise Mistake(f"{path} is not JSON ({error}): bring it back from a copy.") from error

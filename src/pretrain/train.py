@@ -11,11 +11,13 @@ import jax
 
 from pretrain import flops, sharding
 from pretrain.checkpoint import Checkpointer
-from pretrain.config import Mistake, leaves, to_json
+from pretrain.config import Mistake, Node, to_json
 from pretrain.data import Corpus
 from pretrain.data.loader import Evaluation, Loader
+from pretrain.data.order import check_length
 from pretrain.evaluate import evaluate
 from pretrain.generate.generator import Generator, unsplit
+from pretrain.generate.spelling import known
 from pretrain.hooks import Hook, StopOnNonFinite, aside, every
 from pretrain.interrupt import interruptions, named
 from pretrain.metrics import Log
@@ -36,13 +38,14 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
     """
     mesh = run.mesh.build()
     with (
+        memory_told(),
         sharding.use(mesh, run.rules),
         run.checkpoint.build(directory.checkpoints, terminal.say) as checkpoints,
     ):
         run.check_layout(mesh.shape)
         run.check_kernel(mesh.shape, jax.default_backend())
         if complete(run, directory, checkpoints):
-            terminal.say(f"{directory.path} is complete: a larger --steps trains it further")
+            terminal.say(finished(directory, checkpoints))
             return 0
         program = Program(run, mesh)
         for line in banner(run, program, mesh):
@@ -86,10 +89,26 @@ def train(run: Run, directory: RunDirectory, terminal: Terminal) -> int:
         return ended(stopped, int(state.step), directory, terminal)
 
 
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Raises Mistake where what is inside needs more memory than there is, in place of JAX's error."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        _, exhausted, reason = str(error).partition("RESOURCE_EXHAUSTED: ")
+        if not exhausted:
+            raise
+        raise Mistake(
+            f"The devices have too little memory ({reason.splitlines()[0].rstrip('.')}): take more "
+            "microbatches, a smaller batch or seq_len, Recompute() for compute.remat, or more devices; "
+            "pretrain.plan tells beforehand what TPUs and GPUs have room for."
+        ) from error
+
+
 def complete(run: Run, directory: RunDirectory, checkpoints: Checkpointer) -> bool:
     """Whether nothing is left to do: the last step is saved, and measured if text is held out."""
     last = checkpoints.latest() or 0
-    if last < run.steps or not run.data.held_out:
+    if last != run.steps or not run.data.held_out:
         return last >= run.steps
     lines = directory.metrics.read_text().splitlines() if directory.metrics.exists() else []
     with contextlib.suppress(
@@ -99,12 +118,22 @@ def complete(run: Run, directory: RunDirectory, checkpoints: Checkpointer) -> bo
     return False
 
 
+def finished(directory: RunDirectory, checkpoints: Checkpointer) -> str:
+    """What is said of a complete run."""
+    steps = checkpoints.latest() or 0
+    return (
+        f"{directory.path} is complete, with {steps:,} steps: a larger --steps trains it further, and "
+        "another --run begins anew"
+    )
+
+
 def start(
     run: Run, program: Program, checkpoints: Checkpointer, terminal: Terminal
 ) -> tuple[TrainState, Corpus]:
     """The state to go on from and the data, with the compiler at work at the same time."""
     rows = run.ramp.rows(checkpoints.latest() or 0, run.batch)[1]
     batch = program.batch(rows, run.seq_len, run.data.mask_documents)
+    terminal.say("compiling   the train step; then comes the first line of metrics")
     pool = ThreadPoolExecutor()
     try:
         preparing = pool.submit(prepare, run, terminal.say)
@@ -135,13 +164,14 @@ def restored(program: Program, checkpoints: Checkpointer) -> tuple[int, TrainSta
 
 
 def prepare(run: Run, report: Callable[[str], None]) -> Corpus:
-    """The tokenised data. Raises Mistake where it has ids that the model does not."""
+    """The tokenised data. Raises Mistake where the model lacks ids of it, or it is too short."""
     corpus = run.data.prepare(report)
     if corpus.tokenizer.vocab > run.model.vocab:
         raise Mistake(
             f"data.tokenizer has a vocabulary of {corpus.tokenizer.vocab} and model.vocab is "
             f"{run.model.vocab}: set model.vocab to {corpus.tokenizer.vocab} or more."
         )
+    check_length(corpus.train, run.seq_len)
     return corpus
 
 
@@ -203,7 +233,8 @@ def activities(
             return
         with sharding.use(mesh, unsplit(run.rules)):
             (ids,) = generator.write(state.params, [prompt], run.sample.tokens, run.seed)
-        log.text(step, "sample", run.sample.prompt + corpus.tokenizer.decode(ids))
+        text = corpus.tokenizer.decode(known(corpus.tokenizer, ids))
+        log.text(step, "sample", run.sample.prompt + text)
 
     return save, measure, write
 
@@ -223,17 +254,29 @@ def banner(run: Run, program: Program, mesh: jax.sharding.Mesh) -> Iterator[str]
     devices = f"{jax.device_count()} x {device.device_kind}, {jax.process_count()} process(es)"
     length = f"{run.steps:,} steps of {run.batch} x {run.seq_len} tokens"
     yield f"devices     {devices}; mesh: {axes}"
-    yield f"attention   {run.compute.attention.describe()}; compute in {run.compute.dtype}"
+    yield f"attention   {kernels(run, mesh)}; compute in {run.compute.dtype}"
     yield f"parameters  {parameters.total:,} ({parameters.embedding:,} in embeddings); {cost:,} FLOPs a token"
     yield f"length      {length}: {tokens:,} tokens, {tokens * cost:.2e} FLOPs"
     if run.optim.schedule.warmup > run.steps:
         yield f"note        the run ends within its {run.optim.schedule.warmup} steps of warm-up"
 
 
-def described(run: Run) -> str:
-    """The config as a Markdown table, for TensorBoard."""
-    rows = [f"| {path} | {value} |" for path, value in leaves(run).items()]
-    return "\n".join(["| field | value |", "| --- | --- |", *rows])
+def kernels(run: Run, mesh: jax.sharding.Mesh) -> str:
+    """The attention kernels that run, by the platform and what the layers ask of them."""
+    demands = run.demands(mesh.shape, jax.default_backend())
+    chosen = dict.fromkeys(run.compute.attention.on(demand).describe() for demand in demands)
+    return "; ".join(chosen) or "none"
+
+
+def described(node: Node, prefix: str = "") -> str:
+    """The config, a line for each field and for the class of each node in it, for TensorBoard."""
+    lines = []
+    for name, value in vars(node).items():
+        inner = isinstance(value, Node)
+        lines.append(f"{prefix + name:<30} {type(value).__name__ if inner else repr(value)}")
+        if inner:
+            lines.append(described(value, f"{prefix}{name}."))
+    return "\n".join(line for line in lines if line)
 
 
 def ended(stopped: int, step: int, directory: RunDirectory, terminal: Terminal) -> int:

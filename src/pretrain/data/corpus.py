@@ -31,18 +31,22 @@ class Data(Node):
     # directory of token stores; None is ~/.cache/pretrain/tokens ($XDG_CACHE_HOME)
     cache: str | None = None
 
-    def prepare(self, report: Callable[[str], None]) -> Corpus:
-        """Tokenise the source, or open the store where that was done before.
-
-        `report` is told what happens and how much there is, a sentence at a time. Raises Mistake
-        for input that cannot be used; what is tokenised by then is kept.
-        """
+    def check(self) -> None:
+        """Raises Mistake where a field is out of range."""
         if not 0 <= self.held_out < 1:
             raise Mistake(
                 f"data.held_out is {self.held_out}: it is a share, 0 or more and less than 1."
             )
         if self.offset < 0:
             raise Mistake(f"data.offset is {self.offset}: it is 0 or more sequences.")
+
+    def prepare(self, report: Callable[[str], None]) -> Corpus:
+        """Tokenise the source, or open the store where that was done before.
+
+        `report` is told what happens and how much there is, a sentence at a time. Raises Mistake
+        for input that cannot be used; what is tokenised by then is kept.
+        """
+        self.check()
         codec = self.tokenizer.load()
         train, held_out, counts = store.prepare(
             self._cache(), self.source, codec, self.held_out, report

@@ -156,7 +156,7 @@ class Files(Source):
                     binary = isinstance(value, bytes)
                     yield self.decoded(value, where) if binary else self._text(value, where)
         except pa.ArrowException as error:
-            raise Mistake(f"{name} cannot be read as Parquet: {error}.") from error
+            raise Mistake(f"{name} cannot be read as Parquet: {str(error).rstrip('.')}.") from error
 
     def _text(self, value: Any, where: str) -> str | None:
         if not isinstance(value, str):

@@ -54,6 +54,15 @@ def _mixed(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
+def check_length(tokens: Tokens, seq_len: int) -> None:
+    """Raises Mistake where the tokens are fewer than a window of `Shuffled`."""
+    if len(tokens) < seq_len + 1:
+        raise Mistake(
+            f"The training split has {len(tokens):,} tokens and a window needs seq_len + 1 = "
+            f"{seq_len + 1:,}: use a smaller seq_len or more text."
+        )
+
+
 class Shuffled:
     """The rows of a run: windows of `seq_len` tokens, shuffled anew each epoch, without end.
 
@@ -63,11 +72,7 @@ class Shuffled:
 
     def __init__(self, tokens: Tokens, *, seq_len: int, seed: int, mask_documents: bool) -> None:
         """Raises Mistake where the tokens are fewer than a window, or the seed is negative."""
-        if len(tokens) < seq_len + 1:
-            raise Mistake(
-                f"The training split has {len(tokens):,} tokens and a window needs seq_len + 1 = "
-                f"{seq_len + 1:,}: use a smaller seq_len or more text."
-            )
+        check_length(tokens, seq_len)
         if seed < 0:
             raise Mistake(f"seed is {seed}: it is 0 or more.")
         self.tokens, self.seq_len, self.seed = tokens, seq_len, seed

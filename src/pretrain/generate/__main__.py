@@ -10,7 +10,6 @@ end.
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,11 +29,7 @@ PROG = "pretrain.generate"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write as the command line says; the exit status."""
-    try:
-        return command.run(PROG, generate, arguments)
-    except KeyboardInterrupt:
-        print(flush=True)
-        return 128 + signal.SIGINT
+    return command.run(PROG, generate, arguments)
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -56,8 +51,12 @@ def generate(arguments: Sequence[str]) -> int:
     with sharding.use(model.mesh, model.rules):
         generator = Generator(model.graph, model.node, model.compute, choice, stop)
         job = Job(trained, generator, prompts, options.tokens, options.seed, stop)
-        for piece in job.as_json() if options.json else job.as_text():
-            print(piece, end="", flush=True)
+        try:
+            for piece in job.as_json() if options.json else job.as_text():
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            print()  # the text ends within a line
+            raise
     return 0
 
 

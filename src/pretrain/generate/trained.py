@@ -58,12 +58,7 @@ class RunFolder:
                 f"{self._directory.path} is a directory of Hugging Face and no run: `generate --hf` "
                 "writes with it, and `convert from-hf` makes a run of it."
             )
-        run = saved(self._directory)
-        if not isinstance(run, Run):
-            raise Mistake(
-                f"{self._directory.config} holds a {type(run).__name__}: it must be a Run."
-            )
-        self.run = run
+        self.run = saved(self._directory)
 
     def setting(self) -> Setting:
         """All devices, computing as in training."""

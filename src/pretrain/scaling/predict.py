@@ -81,7 +81,8 @@ def predict(fitted: Fit, flops: float, **known: float) -> Prediction:
     if not SMALLER * least <= flops <= LARGER * largest:
         raise Mistake(
             f"--flops is {flops:g}, and the budgets that were fitted are {least:.3g} to {largest:.3g}: "
-            f"no law is good for less than {SMALLER:g} of them or more than {LARGER:g} times them."
+            f"no law is good for less than {SMALLER:g} of them or more than {LARGER:g} times them, so "
+            f"give {SMALLER * least:.3g} to {LARGER * largest:.3g}."
         )
     lost, why = condition.unidentified(fitted.points, fitted.form, fitted.slopes_nP)
     if lost:

@@ -64,7 +64,7 @@ def check(member: Member, earlier: Mapping[str, Member]) -> None:
     if member.name in earlier:
         raise Mistake("two members have this name: give each its own.")
     member.run.check()
-    member.run.parametrisation.build(member.run.model)
+    member.run.parametrisation.build(member.run.model)  # which refuses what it has no rule for
     for cls in classes(to_json(member.run)):
         if not cls.startswith("pretrain."):
             raise Mistake(
