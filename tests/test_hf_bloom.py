@@ -16,7 +16,8 @@ TINY: dict[str, Any] = {"hidden_size": 24, "n_layer": 2}
 
 @pytest.mark.parametrize("heads", [4, 6])
 def test_bloom_is_that_of_transformers_and_comes_back(heads: int, tmp_path: Path) -> None:
-    parity("bloom", tmp_path, n_head=heads, **TINY)
+    respelt = ("embedding_dropout",)  # which their class keeps and does not know
+    parity("bloom", tmp_path, respelt=respelt, n_head=heads, **TINY)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 5, 7, 8, 12, 14, 112])

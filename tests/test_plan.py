@@ -11,6 +11,7 @@ import pytest
 
 from pretrain import config, plan
 from pretrain.config import Mistake
+from pretrain.models.palm import PaLM
 from pretrain.models.stack import Recompute
 from pretrain.planning import search, topology
 from pretrain.planning.report import Plan
@@ -132,6 +133,17 @@ def test_sparsecores_of_tpu7x_gather_weights_and_scatter_gradients():
     assert (made["chips"], made["mesh"]["fsdp"]) == (4, 8)
     done = made["model_flops"] / made["step_seconds"]
     assert made["mfu"] == pytest.approx(done / (4 * 2307e12))
+
+
+@real
+@pytest.mark.slow
+def test_a_parallel_block_reduces_once_forward_and_once_backward():
+    """As the sums of its halves are added first; the head and the embedding reduce a few rows more."""
+    sizes = {"vocab": 512, "layers": 4, "d_model": 256, "heads": 2, "head_dim": 128, "d_ff": 512}
+    base = tiny(mesh=Mesh(fsdp=2, tensor=2), rules=Rules(residual=("tensor",)))
+    made = planned(replace(base, model=PaLM(**sizes)))
+    stream, kinds = 8 // 2 * 256 * 256 * 2, ("all-reduce", "reduce-scatter")
+    assert 2 <= sum(moved(made, kind, "tensor") for kind in kinds) / (4 * stream) < 3
 
 
 @real
