@@ -160,6 +160,7 @@ V5P = topology.Topology(topology.chip("v5p"), (4, 2, 1))
         ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", list(range(8)), ("fsdp", "tensor")),
         ("replica_groups=mesh['a'=8] {'a':(4)2}", [0, 1], ("tensor",)),
         ("source_target_pairs={{0,2},{2,4}}", [0, 2], ("fsdp",)),
+        ("source_target_pairs={{0,0},{2,4}}", [2, 4], ("fsdp",)),  # not what goes nowhere
     ],
 )
 def test_groups_of_every_notation_name_their_devices_and_mesh_axes(groups, members, axes):

@@ -88,17 +88,17 @@ def rings(inner: Instruction) -> int:
 
 
 def pairs(inner: Instruction) -> list[list[int]]:
-    """Partitions from and to which data is sent one to one; none for other kinds."""
+    """Partitions from and to which data is sent one to one, but to themselves; none for other kinds."""
     listed = re.search(r"source_target_pairs=\{(.*?\})\}", inner.rest)
     found = re.findall(r"\{(\d+),(\d+)\}", listed[1]) if listed else []
-    return [[int(source), int(sink)] for source, sink in found]
+    return [[int(source), int(sink)] for source, sink in found if source != sink]
 
 
 def members(inner: Instruction) -> list[int]:
     """The partitions of a collective's first group, in the order of the mesh's devices."""
     rest = inner.rest
-    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-        return [int(pairs[1]), int(pairs[2])]
+    if kept := re.search(r"source_target_pairs=\{\{(\d+)", rest):
+        return next(iter(pairs(inner)), [int(kept[1])])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return [int(n) for n in listed[1].split(",")]
     if tiled := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
