@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from pretrain.models.layers import INSIDE, PARTS, RESIDUAL, SHARED
+from pretrain.models.layers import INSIDE, PARTS, RESIDUAL, SHARED, along
 from pretrain.products import einsum
 from pretrain.sharding import Rules, lay, spec
 from tiny import Axes, on
@@ -134,3 +135,16 @@ def test_the_gradient_of_a_weight_is_gathered_and_not_its_factor() -> None:
         text = jax.jit(jax.grad(loss, argnums=1)).lower(x, w).compile().as_text()
     gathered = re.findall(r"f32\[([\d,]+)\]\S* all-gather\(", text)
     assert gathered and f"{B // 2},{T},{D}" not in gathered
+
+
+def test_the_gradient_of_a_gain_is_summed_where_the_stream_lies() -> None:
+    B, T, D = 4, 8, 64
+
+    def loss(x: Any, gain: Any) -> Any:
+        return jnp.sum(along(x, nnx.Param(gain), jnp.multiply) ** 2)
+
+    with on((("fsdp", 2), ("tensor", 4)), Rules(residual=("tensor",))):
+        x, gain = lay(np.ones((B, T, D), np.float32), RESIDUAL), np.ones(D, np.float32)
+        compiled = jax.jit(jax.grad(loss, argnums=1)).lower(x, gain).compile()
+        np.testing.assert_array_equal(compiled(x, gain), np.full(D, 2 * B * T))
+    assert f"{B // 2},{T},{D}]" not in compiled.as_text()

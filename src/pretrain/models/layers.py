@@ -233,9 +233,7 @@ def along(
 
     Its gradient, a sum over all tokens, is added in fp32.
     """
-    value = gathered(vector[...])
-    leading = jax.typeof(x).sharding.spec[: x.ndim - value.ndim]
-    laid = PartitionSpec(*leading, *jax.typeof(value).sharding.spec)
+    value, laid = gathered(vector[...]), jax.typeof(x).sharding.spec
 
     # Cast behind the broadcast, and so before the sum that is its transpose. What is wide is made
     # again for the gradient, not kept.
