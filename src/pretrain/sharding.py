@@ -265,7 +265,7 @@ def as_sum(x: jax.Array, out: PartitionSpec) -> jax.Array:
                 x = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, x.dtype), x, first, dim)
             else:
                 x = jnp.where(index == 0, x, jnp.zeros((), x.dtype))
-        return x
+        return jax.lax.pcast(x, tuple(out.unreduced), to="unreduced")
 
     return jax.shard_map(part, in_specs=held, out_specs=out)(x)
 
