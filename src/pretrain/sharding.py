@@ -1,4 +1,4 @@
-"""Mesh axes, the table from logical axes to mesh axes, and the four verbs that lay tensors out.
+"""Mesh axes, the table from logical axes to mesh axes, and the verbs that lay tensors out.
 
 Models name *logical* axes only (`"batch seq heads head_dim"`); `Rules` is the one table that maps them
 to *mesh* axes; a layout is part of an array's type (`AxisType.Explicit`), so a wrong one is an error
@@ -253,9 +253,11 @@ def scatter(dims: str) -> Callable[[jax.Array], jax.Array]:
 def as_sum(x: jax.Array, out: PartitionSpec) -> jax.Array:
     """x as a sum over devices that is still to be added up: of each what it has of x, and zeros."""
     held = jax.typeof(x).sharding.spec
+    # In this order in every process: that of a set of words differs, and so would their programs.
+    axes = tuple(axis for axis in AXES if axis in out.unreduced)
 
     def part(x: jax.Array) -> jax.Array:
-        for axis in out.unreduced:
+        for axis in axes:
             index = jax.lax.axis_index(axis)
             split = [dim for dim, entry in enumerate(held.partitions) if axis in axes_in(entry)]
             if split:
@@ -265,7 +267,7 @@ def as_sum(x: jax.Array, out: PartitionSpec) -> jax.Array:
                 x = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, x.dtype), x, first, dim)
             else:
                 x = jnp.where(index == 0, x, jnp.zeros((), x.dtype))
-        return jax.lax.pcast(x, tuple(out.unreduced), to="unreduced")
+        return jax.lax.pcast(x, axes, to="unreduced")
 
     return jax.shard_map(part, in_specs=held, out_specs=out)(x)
 

@@ -9,7 +9,7 @@ from flax import nnx
 from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
-from pretrain.models.layers import INSIDE, MLP, AffineLayerNorm, Embedding, Head
+from pretrain.models.layers import MLP, PARTS, RESIDUAL, SHARED, AffineLayerNorm, Embedding, Head
 from pretrain.models.model import Compute, Decoder, LanguageModel
 from pretrain.models.positions import Rope, Rotation
 from pretrain.models.stack import Stack
@@ -44,14 +44,17 @@ class Block(nnx.Module):
         self.norms = nnx.List([AffineLayerNorm(rngs, size.d_model) for _ in range(size.norms)])
         self.attention = SelfAttention(
             rngs, d_model=size.d_model, heads=size.heads, kv_heads=size.kv_heads,
-            head_dim=size.head_dim, mask=mask, init=init, out_init=init,
+            head_dim=size.head_dim, mask=mask, init=init, out_init=init, out_dims=PARTS,
         )  # fmt: skip
-        self.mlp = MLP(rngs, size.d_model, size.d_ff, act=gelu, init=init, out_init=init)
+        self.mlp = MLP(
+            rngs, size.d_model, size.d_ff, act=gelu, init=init, out_init=init, out_dims=PARTS
+        )
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        normed = [lay(norm(x_BTD), INSIDE) for norm in self.norms]
-        return x_BTD + self.attention(normed[0], context) + self.mlp(normed[-1])
+        normed = [lay(norm(x_BTD), SHARED) for norm in self.norms]
+        said_BTD = self.attention(normed[0], context) + self.mlp(normed[-1])
+        return x_BTD + lay(said_BTD, RESIDUAL)
 
 
 class LM(LanguageModel):
