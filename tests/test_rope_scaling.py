@@ -1,5 +1,7 @@
 """Stretched rotary frequencies: where they leave the short waves alone and divide the long ones."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,3 +79,13 @@ def test_only_the_first_features_turn(rope: Rope) -> None:
 def test_a_rope_that_cannot_be_is_a_mistake(rope: Rope, words: str) -> None:
     with pytest.raises(Mistake, match=words):
         rope.rotation(jnp.zeros((1, 1), jnp.int32), 8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("rope", [Rope(), InterleavedRope(), Rope(dims=4), InterleavedRope(dims=4)])
+def test_partners_by_a_product_are_those_that_are_cut_out_to_the_bit(
+    rope: Rope, dtype: Any
+) -> None:
+    turn: Any = rope.rotation(jnp.full((1, 1), 3), 8)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 2, 8)), dtype)
+    np.testing.assert_array_equal(turn._multiplied(x), turn.partner(x))

@@ -107,7 +107,7 @@ class SelfAttention(nnx.Module):
         self.mask, self.out_dims = mask, out_dims
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `out_dims` out."""
+        """[B, T, D], `SHARED` in, `out_dims` out."""
         q_BTNH = self.query("BTD,DNH->BTNH", x_BTD, "batch seq heads head_dim")
         k_BTKH, v_BTKH = self._shared(self.key, x_BTD), self._shared(self.value, x_BTD)
         q_BTNH = checkpoint_name(context.rotate(q_BTNH), "query")

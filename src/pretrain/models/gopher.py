@@ -9,7 +9,7 @@ from flax import nnx
 from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context
 from pretrain.models.init import normal
-from pretrain.models.layers import INSIDE, MLP, Embedding, Head, RMSNorm
+from pretrain.models.layers import MLP, SHARED, Embedding, Head, RMSNorm
 from pretrain.models.model import Compute, Decoder, LanguageModel
 from pretrain.models.relative import RelativeAttention
 from pretrain.models.stack import Stack
@@ -45,8 +45,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        h_BTD = x_BTD + self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
-        return h_BTD + self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+        h_BTD = x_BTD + self.attention(lay(self.attention_norm(x_BTD), SHARED), context)
+        return h_BTD + self.mlp(lay(self.mlp_norm(h_BTD), SHARED))
 
 
 class LM(LanguageModel):

@@ -9,7 +9,7 @@ from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.dropout import Dropout
 from pretrain.models.init import normal
-from pretrain.models.layers import INSIDE, MLP, Affine, AffineLayerNorm, Embedding, Head
+from pretrain.models.layers import MLP, SHARED, Affine, AffineLayerNorm, Embedding, Head
 from pretrain.models.model import Compute, Decoder, LanguageModel
 from pretrain.models.positions import Learned
 from pretrain.models.stack import Stack
@@ -51,9 +51,9 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        a_BTD = self.attention(lay(x_BTD, INSIDE), context)
+        a_BTD = self.attention(lay(x_BTD, SHARED), context)
         h_BTD = self.attention_norm(x_BTD + context.drop(a_BTD, "attention"))
-        m_BTD = self.mlp(lay(h_BTD, INSIDE))
+        m_BTD = self.mlp(lay(h_BTD, SHARED))
         return self.mlp_norm(h_BTD + context.drop(m_BTD, "mlp"))
 
 

@@ -10,7 +10,7 @@ from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Attend, Context, SelfAttention
 from pretrain.models.gpt2 import GPT2, LM, gelu
 from pretrain.models.init import fan_in, normal
-from pretrain.models.layers import INSIDE, MLP, Affine, AffineLayerNorm, Linear
+from pretrain.models.layers import MLP, SHARED, Affine, AffineLayerNorm, Linear
 from pretrain.models.model import Compute
 from pretrain.sharding import lay
 
@@ -53,7 +53,7 @@ class Attention(SelfAttention):
         self.out = Affine(rngs, "heads head_dim -> embed", (N, H, D), fan_in())
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
+        """[B, T, D], `SHARED` in, `RESIDUAL` out."""
         return super().__call__(x_BTD, replace(context, attend=Unscaled(context.attend)))
 
 
@@ -71,7 +71,7 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        a_BTD = self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
+        a_BTD = self.attention(lay(self.attention_norm(x_BTD), SHARED), context)
         h_BTD = x_BTD + context.drop(a_BTD, "attention")
-        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), SHARED))
         return h_BTD + context.drop(m_BTD, "mlp")

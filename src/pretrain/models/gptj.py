@@ -12,8 +12,8 @@ from pretrain.kernels.mask import Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
 from pretrain.models.layers import (
-    INSIDE,
     MLP,
+    SHARED,
     Affine,
     AffineLayerNorm,
     AffineUnembedding,
@@ -54,7 +54,7 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        y_BTD = lay(self.norm(x_BTD), INSIDE)
+        y_BTD = lay(self.norm(x_BTD), SHARED)
         return x_BTD + self.attention(y_BTD, context) + self.mlp(y_BTD)
 
 

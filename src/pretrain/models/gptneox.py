@@ -11,8 +11,8 @@ from pretrain.models.activations import Gelu, TanhGelu
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import normal
 from pretrain.models.layers import (
-    INSIDE,
     MLP,
+    SHARED,
     Affine,
     AffineLayerNorm,
     Embedding,
@@ -61,8 +61,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        a_BTD = self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
-        return x_BTD + a_BTD + self.mlp(lay(self.mlp_norm(x_BTD), INSIDE))
+        a_BTD = self.attention(lay(self.attention_norm(x_BTD), SHARED), context)
+        return x_BTD + a_BTD + self.mlp(lay(self.mlp_norm(x_BTD), SHARED))
 
 
 class LM(LanguageModel):

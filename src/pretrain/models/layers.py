@@ -18,9 +18,10 @@ from pretrain.sharding import gathered, lay, param, spec
 
 RESIDUAL = "batch residual_seq residual"  # how the residual stream lies between blocks
 INSIDE = "batch seq -"  # how it lies inside one: whole along D, positions split over `seq` alone
-# Of a parallel block, which adds what its halves say once and not each by itself: the input of both,
-# and what each of them returns.
-SHARED, PARTS = f"{INSIDE} =mlp", f"{INSIDE} +mlp"
+# The input of several products that are split over `tensor`: its gradients by each are sums over the
+# devices there, which are added to one another first and over the devices once.
+SHARED = f"{INSIDE} =mlp"
+PARTS = f"{INSIDE} +mlp"  # what each half of a parallel block returns, to be added likewise
 
 
 class Linear(nnx.Module):
@@ -101,9 +102,10 @@ class MLP(nnx.Module):
         self.act, self.out_dims = act, out_dims
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `out_dims` out."""
+        """[B, T, D], `SHARED` in, `out_dims` out."""
         u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
-        return self.down("BTF,FD->BTD", self.act(u_BTF), self.out_dims)
+        h_BTF = jax.lax.optimization_barrier(self.act(u_BTF))  # or made again for each tile of y
+        return self.down("BTF,FD->BTD", h_BTF, self.out_dims)
 
 
 class GatedMLP(nnx.Module):
@@ -120,10 +122,11 @@ class GatedMLP(nnx.Module):
         self.act, self.out_dims = act, out_dims
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `out_dims` out."""
+        """[B, T, D], `SHARED` in, `out_dims` out."""
         g_BTF = checkpoint_name(self.gate("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_gate")
         u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
-        return self.down("BTF,FD->BTD", self.act(g_BTF) * u_BTF, self.out_dims)
+        h_BTF = jax.lax.optimization_barrier(self.act(g_BTF) * u_BTF)  # as in `MLP`
+        return self.down("BTF,FD->BTD", h_BTF, self.out_dims)
 
 
 class Embedding(nnx.Module):

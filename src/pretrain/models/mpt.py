@@ -9,7 +9,7 @@ from flax import nnx
 from pretrain.kernels.mask import Alibi, Mask
 from pretrain.models.attention import Context, SelfAttention
 from pretrain.models.init import fan_in, normal
-from pretrain.models.layers import INSIDE, MLP, Embedding, Head, LayerNorm
+from pretrain.models.layers import MLP, SHARED, Embedding, Head, LayerNorm
 from pretrain.models.model import Compute, Decoder, LanguageModel
 from pretrain.models.stack import Stack
 from pretrain.sharding import lay
@@ -48,8 +48,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        h_BTD = x_BTD + self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
-        return h_BTD + self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+        h_BTD = x_BTD + self.attention(lay(self.attention_norm(x_BTD), SHARED), context)
+        return h_BTD + self.mlp(lay(self.mlp_norm(h_BTD), SHARED))
 
 
 class LM(LanguageModel):

@@ -14,6 +14,7 @@ from pretrain.models.layers import (
     INSIDE,
     MLP,
     RESIDUAL,
+    SHARED,
     Affine,
     AffineLayerNorm,
     Embedding,
@@ -84,9 +85,9 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        a_BTD = self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
+        a_BTD = self.attention(lay(self.attention_norm(x_BTD), SHARED), context)
         h_BTD = x_BTD + context.drop(a_BTD, "attention")
-        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), SHARED))
         return h_BTD + context.drop(m_BTD, "mlp")
 
 
@@ -95,9 +96,9 @@ class PostNormBlock(Block):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        a_BTD = self.attention(lay(x_BTD, INSIDE), context)
+        a_BTD = self.attention(lay(x_BTD, SHARED), context)
         h_BTD = self.attention_norm(x_BTD + context.drop(a_BTD, "attention"))
-        m_BTD = self.mlp(lay(h_BTD, INSIDE))
+        m_BTD = self.mlp(lay(h_BTD, SHARED))
         return self.mlp_norm(h_BTD + context.drop(m_BTD, "mlp"))
 
 

@@ -1,6 +1,6 @@
 """Positions: rotary embeddings as config nodes, learned tables as a layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import jax
@@ -33,36 +33,65 @@ class Still:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class HalfRotation:
-    """Pairs feature i with i + h, as GPT-NeoX and Hugging Face store LLaMA; those beyond 2h do not turn."""
+class Turn:
+    """y = x cos + partner(x) sin (RoFormer, equation 34), for features that turn in pairs.
 
-    cos_BT1h: jax.Array
-    sin_BT1h: jax.Array
+    A feature that does not turn has a cosine of 1 and a sine of 0.
+    """
+
+    cos_BT1H: jax.Array
+    sin_BT1H: jax.Array  # of the first of a pair minus the sine
 
     def __call__(self, x_BTNH: jax.Array) -> jax.Array:
-        """The two halves of the turning features turned by the angle of their position."""
-        cos, sin = self.cos_BT1h.astype(x_BTNH.dtype), self.sin_BT1h.astype(x_BTNH.dtype)
-        h = cos.shape[-1]
-        a, b, still = x_BTNH[..., :h], x_BTNH[..., h : 2 * h], x_BTNH[..., 2 * h :]
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, still], -1)
+        """Each pair of features turned by the angle of its position."""
+        cos, sin = self.cos_BT1H.astype(x_BTNH.dtype), self.sin_BT1H.astype(x_BTNH.dtype)
+        partner_BTNH = jax.lax.platform_dependent(
+            x_BTNH, tpu=self._multiplied, default=self.partner
+        )
+        return x_BTNH * cos + partner_BTNH * sin
+
+    def partner(self, x: jax.Array) -> jax.Array:
+        """For each feature that turns the other one of its pair."""
+        raise NotImplementedError
+
+    def _multiplied(self, x_BTNH: jax.Array) -> jax.Array:
+        """The same as a product with ones and zeros.
+
+        TPUs have features along the lanes of a register: to cut and join there takes two more passes
+        over memory, a product none. With the highest precision no bit is lost.
+        """
+        H = x_BTNH.shape[-1]
+        return jnp.einsum(
+            "BTNH,HP->BTNP", x_BTNH, self.partner(jnp.eye(H, dtype=x_BTNH.dtype)),
+            precision=jax.lax.Precision.HIGHEST, out_sharding=jax.typeof(x_BTNH).sharding,
+        )  # fmt: skip
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class InterleavedRotation:
+class HalfRotation(Turn):
+    """Pairs feature i with i + h, as GPT-NeoX and Hugging Face store LLaMA."""
+
+    turning: int = field(metadata={"static": True})  # 2h, the first features of a head
+
+    def partner(self, x: jax.Array) -> jax.Array:
+        """The two halves of the turning features, swapped."""
+        h = self.turning // 2
+        return jnp.concatenate([x[..., h : 2 * h], x[..., :h], x[..., 2 * h :]], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class InterleavedRotation(Turn):
     """Pairs feature 2i with 2i + 1, as the RoFormer paper and Meta's LLaMA do."""
 
-    cos_BT1h: jax.Array
-    sin_BT1h: jax.Array
+    turning: int = field(metadata={"static": True})  # the first features of a head
 
-    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
-        """Neighbours among the turning features turned by the angle of their position."""
-        cos, sin = self.cos_BT1h.astype(x_BTNH.dtype), self.sin_BT1h.astype(x_BTNH.dtype)
-        turning = 2 * cos.shape[-1]
-        a, b = x_BTNH[..., 0:turning:2], x_BTNH[..., 1:turning:2]
-        pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1)
-        turned = pairs.reshape(*x_BTNH.shape[:-1], turning)
-        return jnp.concatenate([turned, x_BTNH[..., turning:]], -1)
+    def partner(self, x: jax.Array) -> jax.Array:
+        """Neighbours among the turning features, swapped."""
+        pairs = x[..., : self.turning].reshape(*x.shape[:-1], self.turning // 2, 2)
+        swapped = jnp.flip(pairs, -1).reshape(*x.shape[:-1], self.turning)
+        return jnp.concatenate([swapped, x[..., self.turning :]], -1)
 
 
 class Rope(Node):
@@ -74,9 +103,15 @@ class Rope(Node):
 
     def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
         """The rotation of these positions ([1, T] where all rows are alike), angles in fp32."""
-        return HalfRotation(*self._turns(positions_BT, head_dim))
+        cos, sin = self._turns(positions_BT, head_dim)
+        return HalfRotation(
+            _padded(jnp.concatenate([cos, cos], -1), head_dim, 1),
+            _padded(jnp.concatenate([-sin, sin], -1), head_dim, 0),
+            turning=2 * cos.shape[-1],
+        )
 
     def _turns(self, positions_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+        """Cosine and sine of each pair, [B, T, 1, h]."""
         if self.dims is None and head_dim % 2:
             raise Mistake(
                 f"model.head_dim is {head_dim}: rope turns pairs of features, make it even."
@@ -102,7 +137,18 @@ class InterleavedRope(Rope):
 
     def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
         """The rotation of these positions ([1, T] where all rows are alike), angles in fp32."""
-        return InterleavedRotation(*self._turns(positions_BT, head_dim))
+        cos, sin = self._turns(positions_BT, head_dim)
+        return InterleavedRotation(
+            _padded(jnp.repeat(cos, 2, -1), head_dim, 1),
+            _padded(jnp.stack([-sin, sin], -1).reshape(*sin.shape[:-1], -1), head_dim, 0),
+            turning=2 * cos.shape[-1],
+        )
+
+
+def _padded(x_BT1H: jax.Array, head_dim: int, value: float) -> jax.Array:
+    """As many features as a head has, those behind filled with a value."""
+    more = head_dim - x_BT1H.shape[-1]
+    return jnp.pad(x_BT1H, [(0, 0)] * 3 + [(0, more)], constant_values=value) if more else x_BT1H
 
 
 class Learned(nnx.Module):

@@ -36,7 +36,7 @@ class RelativeAttention(SelfAttention):
         self.position_bias = param(rngs.params(), "heads head_dim", (heads, head_dim), zeros)  # v
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """[B, T, D], `INSIDE` in, `RESIDUAL` out."""
+        """[B, T, D], `SHARED` in, `RESIDUAL` out."""
         layout = "batch seq heads head_dim"
         q_BTNH = checkpoint_name(self.query("BTD,DNH->BTNH", x_BTD, layout), "query")
         k_BTNH = checkpoint_name(self.key("BTD,DNH->BTNH", x_BTD, layout), "key")

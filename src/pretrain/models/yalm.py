@@ -17,6 +17,7 @@ from pretrain.models.init import normal, zeros
 from pretrain.models.layers import (
     INSIDE,
     RESIDUAL,
+    SHARED,
     Affine,
     AffineLayerNorm,
     Embedding,
@@ -76,8 +77,8 @@ class FirstBlock(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        h_BTD = x_BTD + context.drop(self.attention(lay(x_BTD, INSIDE), context), "attention")
-        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+        h_BTD = x_BTD + context.drop(self.attention(lay(x_BTD, SHARED), context), "attention")
+        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), SHARED))
         return h_BTD + context.drop(m_BTD, "mlp")
 
 
@@ -90,9 +91,9 @@ class Block(FirstBlock):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The residual stream after this block."""
-        a_BTD = self.attention(lay(self.attention_norm(x_BTD), INSIDE), context)
+        a_BTD = self.attention(lay(self.attention_norm(x_BTD), SHARED), context)
         h_BTD = x_BTD + context.drop(a_BTD, "attention")
-        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), INSIDE))
+        m_BTD = self.mlp(lay(self.mlp_norm(h_BTD), SHARED))
         return h_BTD + context.drop(m_BTD, "mlp")
 
 
