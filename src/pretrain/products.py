@@ -36,16 +36,13 @@ def _product_backward(
 ) -> tuple[jax.Array, jax.Array]:
     (x, w), (inputs, y_dims) = kept, equation.split("->")
     x_dims, w_dims = inputs.split(",")
-    # TPUs' compiler fuses a product with what makes its operand, and makes it again for each tile of
-    # the result, and with what follows, which costs more than a pass of its own. So dy is made once
-    # for both products, and so is dx; but a sum of parts is followed by a cheap addition to others.
-    dy = jax.lax.optimization_barrier(dy)
+    dy = made_once(dy)
     dx = _contracted(
         f"{y_dims},{w_dims}->{x_dims}", dy, gathered(w.astype(x.dtype)),
         dual(jax.typeof(x).sharding.spec),
     )  # fmt: skip
-    if not jax.typeof(dx).sharding.spec.unreduced:
-        dx = jax.lax.optimization_barrier(dx)
+    if not jax.typeof(dx).sharding.spec.unreduced:  # parts are added to others, which costs little
+        dx = made_once(dx)
     # XLA's CPU compiler writes out the transpose of the first operand, a slow loop: so the smaller one
     # goes first, and the barrier keeps the transpose of the result from swapping the two again.
     (a, a_dims), (b, b_dims) = sorted(((x, x_dims), (dy, y_dims)), key=lambda item: item[0].size)
@@ -61,6 +58,16 @@ def _product_backward(
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def made_once(x: jax.Array) -> jax.Array:
+    """x itself, not fused with the products that it goes into or comes from.
+
+    TPUs' compiler fuses a product with what makes its operand, and makes that again for each tile of
+    the result; fused with what follows, a product takes longer than both do one after the other.
+    """
+    # XLA's unrolling of loops for GPUs fails on barriers, and fuses nothing with its products.
+    return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 def _contracted(equation: str, a: jax.Array, b: jax.Array, out: PartitionSpec) -> jax.Array:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from pretrain.models.init import Init, ones, zeros
 from pretrain.parallel.lookup import rows
-from pretrain.products import einsum
+from pretrain.products import einsum, made_once
 from pretrain.sharding import gathered, lay, param, spec
 
 RESIDUAL = "batch residual_seq residual"  # how the residual stream lies between blocks
@@ -104,8 +104,7 @@ class MLP(nnx.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D], `SHARED` in, `out_dims` out."""
         u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
-        h_BTF = jax.lax.optimization_barrier(self.act(u_BTF))  # or made again for each tile of y
-        return self.down("BTF,FD->BTD", h_BTF, self.out_dims)
+        return self.down("BTF,FD->BTD", made_once(self.act(u_BTF)), self.out_dims)
 
 
 class GatedMLP(nnx.Module):
@@ -125,8 +124,7 @@ class GatedMLP(nnx.Module):
         """[B, T, D], `SHARED` in, `out_dims` out."""
         g_BTF = checkpoint_name(self.gate("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_gate")
         u_BTF = checkpoint_name(self.up("BTD,DF->BTF", x_BTD, "batch seq mlp"), "mlp_up")
-        h_BTF = jax.lax.optimization_barrier(self.act(g_BTF) * u_BTF)  # as in `MLP`
-        return self.down("BTF,FD->BTD", h_BTF, self.out_dims)
+        return self.down("BTF,FD->BTD", made_once(self.act(g_BTF) * u_BTF), self.out_dims)
 
 
 class Embedding(nnx.Module):
