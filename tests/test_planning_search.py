@@ -80,12 +80,12 @@ def test_memory_of_a_layout_is_counted_by_hand():
 @pytest.mark.parametrize(
     ("name", "target", "slices", "shape", "micro", "names", "compiled"),
     [
-        ("llama2_7b", "v5e:16x16", 1, (1024, 2048), 1, QKV, 12.2),
-        ("llama2_7b", "v5e:16x16", 1, (1024, 2048), 2, ALL, 13.0),
-        ("llama2_7b", "v5p:64", 1, (256, 4096), 1, ALL, 48.1),
-        ("llama2_70b", "v5p:8x8x8", 1, (2048, 4096), 1, (*QKV, "attention"), 85.8),
-        ("llama2_70b", "v5p:8x8x8", 1, (2048, 4096), 4, ALL, 66.3),
-        ("palm_540b", "v4:16x16x12", 2, (2048, 2048), 1, ("query", "attention", "mlp_gate"), 27.3),
+        ("llama2_7b", "v5e:16x16", 1, (1024, 2048), 1, QKV, 11.9),
+        ("llama2_7b", "v5e:16x16", 1, (1024, 2048), 2, ALL, 14.5),
+        ("llama2_7b", "v5p:64", 1, (256, 4096), 1, ALL, 48.9),
+        ("llama2_70b", "v5p:8x8x8", 1, (2048, 4096), 1, (*QKV, "attention"), 82.6),
+        ("llama2_70b", "v5p:8x8x8", 1, (2048, 4096), 4, ALL, 66.7),
+        ("palm_540b", "v4:16x16x12", 2, (2048, 2048), 1, (*QKV, "attention", "mlp_gate"), 28.2),
         ("llama2_7b", "h100:4x8", 1, (1024, 4096), 1, (), 61.7),
         ("llama2_7b", "h100:4x8", 1, (1024, 4096), 2, (), 52.3),
         ("llama2_7b", "h100:4x8", 1, (1024, 4096), 4, ("attention", "mlp_gate", "mlp_up"), 70.6),
@@ -214,17 +214,15 @@ def llama() -> Any:
 @pytest.mark.parametrize(
     ("given", "compiled"),
     [
-        (
-            Mesh(fsdp=32, tensor=2),
-            2,
-        ),  # 10 % slower than the best by guess: it may as well be faster
+        (Mesh(fsdp=32, tensor=2), 2),  # 3 % slower than the best by guess: it may as well be faster
         (Mesh(fsdp=8, tensor=8), 1),  # much slower
     ],
 )
 def test_the_best_guess_and_a_near_layout_that_was_given_are_compiled_whatever_the_budget(
     given, compiled, monkeypatch, llama
 ):
-    run = replace(llama, mesh=given, compute=replace(llama.compute, remat=Recompute(save=ALL)))
+    kept = replace(llama.compute, remat=Recompute(save=ALL))
+    run = replace(llama, mesh=given, rules=Rules(residual_seq=("seq", "tensor")), compute=kept)
 
     def step(tried: Any) -> float:
         return 1.0 if tried.mesh == given else 2.0

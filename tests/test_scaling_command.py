@@ -168,6 +168,7 @@ def test_counts_are_side_by_side(capsys):
         (["fit", "{csv}", "--form", "repeated"], "no column 'U'"),
         (["fit", "{csv}", "--form", "learning-rate"], "no column 'lr'"),
         (["fit", "{csv}", "--form", "envelope"], "training curves"),
+        (["fit", "{csv}", "--out", "no/such/x.json"], "there is no directory"),
         (["fit", "{csv}", "--form", "isoflop", "--out", "x.json"], "--out is for laws"),
         (["predict", "none.json", "--flops", "1e20"], "there is no none.json"),
         (["predict", "{csv}", "--flops", "1e20"], "is no fit"),

@@ -161,3 +161,8 @@ def test_a_weight_is_gathered_along_embed_alone() -> None:
         whole = gathered(w)
         assert whole.sharding.spec == P(None, ("tensor",))
         np.testing.assert_array_equal(whole, w)
+
+
+def test_where_a_cpu_has_too_few_devices_the_option_for_more_is_named() -> None:
+    with pytest.raises(Mistake, match=r"16 devices and there are 8.*--cpu-devices makes more"):
+        Mesh(tensor=16).build()

@@ -64,7 +64,12 @@ class Mesh(Node):
     def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
         """The device mesh, all axes explicit; `replica` crosses slices where there are several."""
         devices = jax.devices() if devices is None else devices
-        sizes = self.sizes(len(devices))
+        try:
+            sizes = self.sizes(len(devices))
+        except Mistake as mistake:
+            if devices[0].platform != "cpu":
+                raise
+            raise Mistake(f"{mistake} --cpu-devices makes more of a CPU.") from None
         slices = len({getattr(d, "slice_index", 0) for d in devices})
         if slices > 1:
             if sizes["replica"] != slices:

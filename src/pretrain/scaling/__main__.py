@@ -81,6 +81,10 @@ def scaling(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if options.command is None:
         raise Mistake("say what to do: fit, predict, plot or count (see --help).")
+    if options.command in ("fit", "predict") and options.out is not None:
+        parent = options.out.absolute().parent
+        if not parent.is_dir():  # said now, and not when the fit is made
+            raise Mistake(f"--out is {options.out} and there is no directory {parent}: make it.")
     {"fit": fit, "predict": predict, "plot": plot, "count": count}[options.command](options)
     return 0
 
