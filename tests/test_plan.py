@@ -1,5 +1,6 @@
 """The command, with the real compiler for TPUs; skipped where it is not installed."""
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pretrain.config import Mistake
 from pretrain.models.palm import PaLM
 from pretrain.models.stack import Recompute
 from pretrain.planning import search, topology
-from pretrain.planning.hlo import Module
+from pretrain.planning.hlo import Module, shapes
 from pretrain.planning.report import Plan
 from pretrain.sharding import Mesh, Rules
 
@@ -127,20 +128,40 @@ def test_a_product_is_not_fused_with_what_makes_its_operand(sharded):
     assert not any(inside & {"logistic", "exponential", "tanh"} for _, inside in products)
 
 
+STREAMS = (Rules(), Rules(residual=("tensor",)))  # whole on every device of `tensor`, and split
+
+
+@functools.cache
+def tensor_parallel(rules: Rules) -> Plan:
+    return planned(tiny(mesh=Mesh(fsdp=2, tensor=2), rules=rules))
+
+
 @real
 @pytest.mark.slow
-@pytest.mark.parametrize("rules", [Rules(), Rules(residual=("tensor",))])
+@pytest.mark.parametrize("rules", STREAMS)
 def test_tensor_parallelism_reduces_activations_as_megatron_counts(rules):
     """Two sums of [B, T, D] a layer forward and two backward (arXiv 1909.08053, section 3).
 
     One more where nothing is kept, as what attention says is summed again. The embedding and the head
     sum once each; the little that is left is of norms and of the loss.
     """
-    made = planned(tiny(mesh=Mesh(fsdp=2, tensor=2), rules=rules))
+    made = tensor_parallel(rules)
     stream = 8 // 2 * 256 * 256 * 2  # bytes of a residual stream in bf16
     kinds = ("all-reduce", "reduce-scatter")
     sums = sum(moved(made, kind, "tensor") for kind in kinds)
     assert 0 <= sums - (5 * 2 + 2) * stream < stream
+
+
+@real
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", STREAMS)
+def test_nothing_is_whole_on_a_device_that_the_mesh_splits(rules):
+    """A batch of 8, over `fsdp`; 512 features of a feed-forward and tokens of a vocabulary, over `tensor`."""
+    module = Module(tensor_parallel(rules).compiled.text)
+    made = [i for computation in module.computations for i in module.instructions(computation)]
+    held = {dims for instruction in made for _, dims in shapes(instruction.shape)}
+    assert any(256 in dims for dims in held)  # their halves
+    assert not [dims for dims in held if 512 in dims or (len(dims) > 2 and dims[0] == 8)]
 
 
 @real
