@@ -30,6 +30,11 @@ class Falcon(Decoder):
         """As configured."""
         return self.kv_heads
 
+    @property
+    def sums(self) -> int:
+        """One, of both halves."""
+        return 1
+
     def build(self, rngs: nnx.Rngs, compute: Compute) -> "LM":
         """The module with freshly initialised fp32 parameters, laid out on the current mesh."""
         return LM(rngs, self, compute)

@@ -125,6 +125,11 @@ class Architecture(Node):
             ("d_model", d_model, "residual"),
         )
 
+    @property
+    def sums(self) -> int:
+        """How often a block sums over `tensor` on its way forward: behind attention and feed-forward."""
+        return 2
+
     def attention_flops(self, seq_len: int) -> int:
         """FLOPs a token, forward and backward, that multiply activations alone."""
         return 0

@@ -34,6 +34,11 @@ class PaLM(Decoder):
         """One: multi-query attention."""
         return 1
 
+    @property
+    def sums(self) -> int:
+        """One, of both halves."""
+        return 1
+
     def norm(self, rngs: nnx.Rngs) -> LayerNorm | RMSNorm:
         """LayerNorm without a bias."""
         return LayerNorm(rngs, self.d_model)

@@ -32,12 +32,6 @@ TILES = {"gpu": roofline.TILE, "tpu": 1024}
 # How often gradients pass the links while nothing runs beside: the TPU compiler sums them by all-reduces,
 # of twice the bytes of a scatter, and does not make them asynchronous.
 EXPOSED = {"gpu": 0, "tpu": 2}
-# The same of a sum of activations over `tensor`, where the stream is split over it too and the sum is a
-# scatter and a gather: beside gathers the TPU compiler lets products run.
-HALVES = {"gpu": 2, "tpu": 1}
-# Sums over `tensor` of a layer: behind attention and feed-forward, forward and backward, and behind
-# attention once more where the layer is computed again.
-SUMS = 5
 
 
 @dataclass(frozen=True)
@@ -190,9 +184,14 @@ class Estimate:
         parts = mesh["tensor"]
         if parts == 1:
             return gradients
-        passes = HALVES[self.platform] if rows["residual"] < rows["inside"] else 2
-        each = passes * rows["inside"] * (parts - 1) / parts / self.target.near(parts)
-        return gradients + SUMS * run.model.layers * run.microbatches * each
+        # A block sums forward and backward, and once less where it is computed again: what it ends with
+        # is not needed. A split stream makes a scatter of each, and is gathered forward, again and
+        # backward; else each is an all-reduce, which is both.
+        sums = 3 * run.model.sums - 1
+        split = rows["residual"] < rows["inside"]
+        passes = sums + 3 * run.model.sums if split else 2 * sums
+        each = rows["inside"] * (parts - 1) / parts / self.target.near(parts)
+        return gradients + passes * run.model.layers * run.microbatches * each
 
     def travels(self, run: Run, mesh: Mapping[str, int], bytes_each: int) -> float:
         """Seconds of so many bytes a parameter over `fsdp`, for every microbatch."""
