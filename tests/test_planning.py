@@ -316,6 +316,18 @@ def test_what_sparsecores_run_is_counted_and_overlaps_until_it_is_done():
     assert found.exposed == pytest.approx(gather - 1e-6 + scatter)  # 2200 cycles at 2.2 GHz
 
 
+@pytest.mark.parametrize("work", ["DATA_FORMATTING", "GATHER"])
+def test_copies_of_sparsecores_are_counted_at_the_rate_of_memory(work):
+    text = SPARSECORES.replace(" all-gather(", " copy(").replace(
+        "OFFLOAD_COLLECTIVE", f"OFFLOAD_{work}"
+    )
+    cycles = kernels.Cycles(TPU7X.chip.clock, lambda module, instruction: (0, 0.0))
+    found = cost.of(Module(text), chiplets((2, 2, 2)), TPU7X, cycles)
+    copy = found.collectives[0][0]
+    assert (copy.axes, copy.bytes, copy.links) == ((), 2 * 2**20, {"SparseCores"})
+    assert copy.seconds == pytest.approx(2 * 2 * 2**20 / TPU7X.chip.hbm_bandwidth)
+
+
 def test_what_sparsecores_run_and_is_no_collective_is_refused():
     module = Module(SPARSECORES.replace(" all-gather(", " sort("))
     cycles = kernels.Cycles(TPU7X.chip.clock, lambda module, instruction: (0, 0.0))

@@ -71,6 +71,21 @@ def between_slices(instruction: Instruction, mesh: Any, target: Target) -> Colle
     )
 
 
+def on_sparsecores(instruction: Instruction, target: Target) -> Collective:
+    """What a copy or a gather of rows costs that SparseCores make beside the TensorCore.
+
+    Bytes are read and written at the published rate of memory. Raises ValueError for other work of theirs.
+    """
+    work = re.search(r'"offload":"OFFLOAD_(DATA_FORMATTING|GATHER)"', instruction.rest)
+    if work is None:
+        raise ValueError(f"{instruction.name} is run by a SparseCore and is no collective")
+    kind, dims = shapes(instruction.shape)[-1]
+    size = math.prod(dims) * BYTES[kind]
+    name = {"DATA_FORMATTING": "copy", "GATHER": "gather of rows"}[work[1]]
+    took = 2 * size / target.chip.hbm_bandwidth
+    return Collective(name, (), size, took, frozenset({"SparseCores"}), instruction.op_name)
+
+
 def rendezvous(instruction: Instruction) -> str | None:
     """What the `send` and the `recv` of one collective between slices share."""
     found = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', instruction.rest)

@@ -140,7 +140,8 @@ class _Play:
             return "", None, False
         inner = collectives.find(self.module, instruction)
         if inner is None and instruction.opcode == "call-start":
-            raise ValueError(f"{instruction.name} is run by a SparseCore and is no collective")
+            beside = collectives.on_sparsecores(instruction, self.target)
+            return instruction.name, beside, False
         if inner is None:
             return "", None, False
         targets = {each.target for each in self.module.within(instruction)}

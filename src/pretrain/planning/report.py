@@ -9,6 +9,7 @@ from typing import Any
 from pretrain import compiler, flops
 from pretrain.describe import binary, short
 from pretrain.planning import cost, kernels, roofline
+from pretrain.planning.collectives import KINDS
 from pretrain.planning.compiled import Compiled
 from pretrain.planning.cost import Clock, Cost
 from pretrain.planning.hlo import Module
@@ -176,8 +177,9 @@ def _times(plan: Plan, spent: Cost) -> Iterator[tuple[str, str]]:
     none = "none in the program, attention is in compute"
     yield "kernels", f"{spent.kernels:.3f} s: {plan.clock.kernels if spent.kernels else none}"
     for (kind, axes), (count, size, seconds) in plan.collectives.items():
-        over = "+".join(axes) or "nothing"
-        yield kind, f"{seconds:.3f} s over {over}: {count:,} of {binary(size)} together, link rates"
+        sent = f"over {'+'.join(axes) or 'nothing'}", "link rates"
+        where, rate = sent if kind in KINDS else ("on SparseCores", "rate of memory")
+        yield kind, f"{seconds:.3f} s {where}: {count:,} of {binary(size)} together, {rate}"
     yield "exposed", f"{spent.exposed:.3f} s of collectives beside which the schedule has nothing"
     yield "step", f"{spent.step:.3f} s; {short(json['tokens_per_second'])} tokens/s"
     yield "MFU", f"{json['mfu']:.1%}: (6N + 12 L N_h H T) x tokens over {short(plan.peak)} FLOP/s"
